@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: GPL-2.0
+# The verbs; each is one script.  BASE=lts works on the newest linux-source-6.12 instead of the pinned base,
+# ACCEL=kvm|tcg chooses QEMU's accelerator, FU_NO_INSTALL=1 never installs a package.
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint shell export clean vmtest
+
+help: ## list the verbs
+	@sed -nE 's/^([a-z]+): ## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
+
+run: ## build and boot the patched kernel, move a real source tree through a ring, print the figures
+	@scripts/run.sh
+
+test: ## lint, then the selftests in the VM on the ordinary and on the debug kernel
+	@scripts/test.sh
+
+lint: ## every static check, patch by patch and for the whole series
+	@scripts/lint.sh
+
+shell: ## an interactive VM with the selftest daemon mounted on /mnt
+	@scripts/shell.sh
+
+export: ## turn the commits of build/linux into patches/, series, mirrored files and cover letter
+	@scripts/export.sh
+
+vmtest: ## run only some selftests in the VM: make vmtest TESTS="a b" KERNEL=debug
+	@scripts/vmtest.sh --kernel $(or $(KERNEL),ordinary) $(TESTS)
+
+clean: ## remove build output (build/linux and the cache stay)
+	@scripts/clean.sh

@@ -1,0 +1,417 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * FUSE over io_uring: the ring of a connection.
+ *
+ * Made by an ioctl on the mounted /dev/fuse descriptor, and freed with the
+ * connection.  See Documentation/filesystems/fuse-uring.rst.
+ */
+#include "uring_i.h"
+
+#include <linux/backing-dev.h>
+#include <linux/module.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+
+static bool enable_uring;
+module_param(enable_uring, bool, 0644);
+MODULE_PARM_DESC(enable_uring,
+		 "Allow FUSE servers to set up io_uring communication");
+
+/* mmap2() of a 32-bit task reaches this far */
+#define FUSE_URING_MAX_OFFSET		BIT_ULL(44)
+
+#define FUSE_URING_DEFAULT_DEPTH	8
+
+/* Sizes of the structures when they were introduced */
+#define FUSE_URING_SETUP_SIZE_VER0	\
+	offsetofend(struct fuse_uring_setup, reserved)
+#define FUSE_URING_QUEUE_INFO_SIZE_VER0	\
+	offsetofend(struct fuse_uring_queue_info, reserved)
+
+static void fuse_uring_free(struct fuse_uring *uring)
+{
+	unsigned int i;
+
+	fuse_uring_watch_free_all(uring);
+	for (i = 0; i < uring->nr_queues; i++)
+		if (uring->queues[i])
+			fuse_uring_queue_free(uring->queues[i]);
+	fuse_uring_map_free(uring);
+	kvfree(uring);
+}
+
+/* The connection's last reference is gone */
+static void fuse_uring_release(struct fuse_iqueue *fiq)
+{
+	struct fuse_conn *fc = container_of(fiq, struct fuse_conn, iq);
+
+	fuse_uring_free(fc->uring);
+	fc->uring = NULL;
+}
+
+static const struct fuse_iqueue_ops fuse_uring_fiq_ops = {
+	.send_forget	= fuse_dev_queue_forget,
+	.send_interrupt	= fuse_dev_queue_interrupt,
+	.send_req	= fuse_uring_queue_req,
+	.release	= fuse_uring_release,
+};
+
+/* Sort the queues by their nodes, and by their numbers within a node */
+static void fuse_uring_sort(struct fuse_uring *uring)
+{
+	unsigned int qid, nr = 0;
+	int node;
+
+	for (node = NUMA_NO_NODE; node < (int)nr_node_ids; node++)
+		for (qid = 0; qid < uring->nr_queues; qid++)
+			if (uring->queues[qid]->node == node)
+				uring->by_node[nr++] = qid;
+}
+
+/*
+ * The node of a queue's CPUs.  When they are of several nodes the memory is
+ * best where the first of them is, as is that of any other queue.
+ */
+static int fuse_uring_queue_node(struct fuse_uring *uring, u16 qid,
+				 unsigned int *nr_cpus)
+{
+	int node = NUMA_NO_NODE;
+	unsigned int cpu;
+
+	*nr_cpus = 0;
+	for_each_possible_cpu(cpu) {
+		if (uring->cpu_home[cpu] != qid)
+			continue;
+		if (!(*nr_cpus)++)
+			node = cpu_to_node(cpu);
+	}
+
+	return node;
+}
+
+static struct fuse_uring *fuse_uring_alloc(struct fuse_conn *fc,
+					   const struct fuse_uring_setup *setup)
+{
+	struct fuse_uring *uring;
+	unsigned int qid;
+	int err;
+
+	uring = kvzalloc(struct_size(uring, queues, setup->nr_queues),
+			 GFP_KERNEL_ACCOUNT);
+	if (!uring)
+		return ERR_PTR(-ENOMEM);
+
+	uring->fc = fc;
+	mutex_init(&uring->watch_mutex);
+	INIT_LIST_HEAD(&uring->watches);
+	uring->nr_queues = setup->nr_queues;
+	uring->queue_depth = setup->queue_depth;
+	uring->max_background = setup->nr_background;
+	uring->payload_size = setup->payload_size;
+	uring->payload_area = setup->payload_size + FUSE_URING_PAYLOAD_SLACK;
+	uring->payload_offset = setup->payload_offset;
+	uring->mmap_size = setup->mmap_size;
+
+	err = fuse_uring_map_build(uring);
+	if (err)
+		goto err_free;
+
+	for (qid = 0; qid < uring->nr_queues; qid++) {
+		struct fuse_uring_queue *queue;
+		unsigned int nr_cpus;
+		int node = fuse_uring_queue_node(uring, qid, &nr_cpus);
+
+		queue = fuse_uring_queue_alloc(uring, qid, node, nr_cpus);
+		if (IS_ERR(queue)) {
+			err = PTR_ERR(queue);
+			goto err_free;
+		}
+		uring->queues[qid] = queue;
+	}
+	fuse_uring_sort(uring);
+
+	return uring;
+
+err_free:
+	fuse_uring_free(uring);
+	return ERR_PTR(err);
+}
+
+/* The largest file data that a request of this connection carries, in bytes */
+static unsigned int fuse_uring_max_payload(struct fuse_conn *fc)
+{
+	unsigned int size;
+
+	if (fc->conn_init)
+		size = max(fc->max_write, fc->max_pages << PAGE_SHIFT);
+	else
+		size = fc->max_pages_limit << PAGE_SHIFT;
+
+	return max(size, FUSE_URING_MIN_PAYLOAD);
+}
+
+/* Check what the server asks for, and replace it by what it is granted */
+static int fuse_uring_negotiate(struct fuse_conn *fc,
+				struct fuse_uring_setup *setup)
+{
+	unsigned int max_payload = max_t(unsigned int, FUSE_URING_MIN_PAYLOAD,
+					 FUSE_MAX_MAX_PAGES << PAGE_SHIFT);
+
+	if (setup->flags ||
+	    memchr_inv(setup->reserved, 0, sizeof(setup->reserved)))
+		return -EINVAL;
+
+	if (!setup->nr_queues)
+		setup->nr_queues = num_possible_cpus();
+	if (setup->nr_queues > num_possible_cpus() ||
+	    setup->nr_queues > U16_MAX)
+		return -EINVAL;
+
+	if (!setup->queue_depth)
+		setup->queue_depth = FUSE_URING_DEFAULT_DEPTH;
+	if (setup->queue_depth > FUSE_URING_MAX_QUEUE_DEPTH)
+		return -EINVAL;
+
+	if (!setup->nr_background)
+		setup->nr_background = DIV_ROUND_UP(setup->queue_depth, 2);
+	if (setup->nr_background > setup->queue_depth)
+		return -EINVAL;
+
+	setup->nr_control = 0;
+
+	if (!setup->payload_size)
+		setup->payload_size = fuse_uring_max_payload(fc);
+	if (setup->payload_size < FUSE_URING_MIN_PAYLOAD ||
+	    setup->payload_size > max_payload)
+		return -EINVAL;
+	setup->payload_size = PAGE_ALIGN(setup->payload_size);
+
+	setup->features = FUSE_URING_FEAT_INIT;
+	setup->header_stride = FUSE_URING_HEADER_STRIDE;
+	setup->header_offset = 0;
+	setup->payload_offset = PAGE_ALIGN((u64)setup->queue_depth *
+					   setup->header_stride);
+	setup->mmap_size = setup->payload_offset + (u64)setup->queue_depth *
+		(setup->payload_size + FUSE_URING_PAYLOAD_SLACK);
+	setup->queue_stride = setup->mmap_size;
+
+	/* Headers tell offsets in 32 bits */
+	if (setup->mmap_size > U32_MAX ||
+	    setup->nr_queues * setup->queue_stride > FUSE_URING_MAX_OFFSET)
+		return -EINVAL;
+
+	return 0;
+}
+
+/*
+ * Let the connection have the ring.  From here on the slots can be armed, and
+ * the first one that is makes requests go there.
+ */
+static int fuse_uring_publish(struct fuse_conn *fc, struct fuse_uring *uring)
+{
+	struct fuse_iqueue *fiq = &fc->iq;
+	int err = 0;
+
+	mutex_lock(&fuse_mutex);
+	spin_lock(&fc->lock);
+	if (!fc->connected)
+		err = -ENOTCONN;
+	else if (fc->uring)
+		err = -EBUSY;
+	else if (fc->conn_init &&
+		 uring->payload_size < fuse_uring_max_payload(fc))
+		err = -EINVAL;
+	if (!err) {
+		/* Pairs with smp_load_acquire() in fuse_uring_get() */
+		smp_store_release(&fc->uring, uring);
+		spin_lock(&fiq->lock);
+		WRITE_ONCE(fiq->ops, &fuse_uring_fiq_ops);
+		spin_unlock(&fiq->lock);
+	}
+	spin_unlock(&fc->lock);
+	if (!err)
+		fuse_ctl_add_uring(fc);
+	mutex_unlock(&fuse_mutex);
+
+	return err;
+}
+
+static int fuse_uring_copy_struct(void *dst, size_t ksize, size_t min_size,
+				  void __user *argp)
+{
+	u32 size;
+
+	if (get_user(size, (u32 __user *)argp))
+		return -EFAULT;
+	if (size < min_size)
+		return -EINVAL;
+	if (size > PAGE_SIZE)
+		return -E2BIG;
+
+	return copy_struct_from_user(dst, ksize, argp, size);
+}
+
+static long fuse_uring_ioctl_setup(struct fuse_dev *fud, void __user *argp)
+{
+	struct fuse_uring_setup setup;
+	struct fuse_uring *uring;
+	struct fuse_conn *fc;
+	u32 usize;
+	int err;
+
+	if (!READ_ONCE(enable_uring))
+		return -EOPNOTSUPP;
+	if (!fud)
+		return -ENOTCONN;
+
+	err = fuse_uring_copy_struct(&setup, sizeof(setup),
+				     FUSE_URING_SETUP_SIZE_VER0, argp);
+	if (err)
+		return err;
+	usize = setup.size;
+
+	fc = fud->fc;
+	if (!READ_ONCE(fc->connected))
+		return -ENOTCONN;
+	if (fuse_uring_get(fc))
+		return -EBUSY;
+
+	err = fuse_uring_negotiate(fc, &setup);
+	if (err)
+		return err;
+
+	uring = fuse_uring_alloc(fc, &setup);
+	if (IS_ERR(uring))
+		return PTR_ERR(uring);
+
+	/* Before the ring can be used, so that a failure changes nothing */
+	setup.size = sizeof(setup);
+	if (copy_to_user(argp, &setup, min_t(size_t, usize, sizeof(setup))))
+		err = -EFAULT;
+	else
+		err = fuse_uring_publish(fc, uring);
+	if (err)
+		fuse_uring_free(uring);
+
+	return err;
+}
+
+static long fuse_uring_ioctl_queue_info(struct fuse_dev *fud, void __user *argp)
+{
+	unsigned int cpu, len = BITS_TO_BYTES(nr_cpu_ids);
+	struct fuse_uring_queue_info info;
+	struct fuse_uring_queue *queue;
+	struct fuse_uring *uring;
+	u32 usize, ulen;
+	u8 *cpus = NULL;
+	int err;
+
+	uring = fud ? fuse_uring_get(fud->fc) : NULL;
+	if (!uring)
+		return -ENXIO;
+
+	err = fuse_uring_copy_struct(&info, sizeof(info),
+				     FUSE_URING_QUEUE_INFO_SIZE_VER0, argp);
+	if (err)
+		return err;
+	if (info.flags || info.qid >= uring->nr_queues ||
+	    memchr_inv(info.reserved, 0, sizeof(info.reserved)))
+		return -EINVAL;
+
+	usize = info.size;
+	ulen = info.cpus_len;
+	queue = uring->queues[info.qid];
+	info.size = sizeof(info);
+	info.node = queue->node;
+	info.nr_cpus = queue->nr_cpus;
+	info.cpus_len = len;
+
+	if (ulen >= len) {
+		cpus = kzalloc(len, GFP_KERNEL);
+		if (!cpus)
+			return -ENOMEM;
+		for_each_possible_cpu(cpu)
+			if (uring->cpu_home[cpu] == queue->qid)
+				cpus[cpu / 8] |= 1 << (cpu % 8);
+		if (copy_to_user(u64_to_user_ptr(info.cpus), cpus, len) ||
+		    clear_user(u64_to_user_ptr(info.cpus + len), ulen - len))
+			err = -EFAULT;
+		kfree(cpus);
+	} else if (ulen) {
+		err = -ENOSPC;
+	}
+
+	if (err != -EFAULT &&
+	    copy_to_user(argp, &info, min_t(size_t, usize, sizeof(info))))
+		err = -EFAULT;
+
+	return err;
+}
+
+/**
+ * fuse_uring_ioctl - the ioctls of the ring
+ * @file: a /dev/fuse file
+ * @cmd: any ioctl.  The sizes of ours are told by their structures.
+ * @argp: its argument
+ *
+ * Return: as documented with the structures, -ENOTTY when it is not ours.
+ */
+long fuse_uring_ioctl(struct file *file, unsigned int cmd, void __user *argp)
+{
+	struct fuse_dev *fud = fuse_get_dev(file);
+
+	/* CUSE has the same handler, and no ring */
+	if (file->f_op != &fuse_dev_operations ||
+	    _IOC_TYPE(cmd) != FUSE_DEV_IOC_MAGIC ||
+	    _IOC_DIR(cmd) != (_IOC_READ | _IOC_WRITE))
+		return -ENOTTY;
+
+	switch (_IOC_NR(cmd)) {
+	case _IOC_NR(FUSE_DEV_IOC_URING_SETUP):
+		return fuse_uring_ioctl_setup(fud, argp);
+	case _IOC_NR(FUSE_DEV_IOC_URING_QUEUE_INFO):
+		return fuse_uring_ioctl_queue_info(fud, argp);
+	default:
+		return -ENOTTY;
+	}
+}
+
+/**
+ * fuse_uring_count_dev - a message has been read from or written to /dev/fuse
+ * @fc: the connection
+ * @msg: what kind of message
+ *
+ * On a connection with a ring this is no hot path.
+ */
+void fuse_uring_count_dev(struct fuse_conn *fc, enum fuse_uring_dev_message msg)
+{
+	struct fuse_uring *uring = fuse_uring_get(fc);
+
+	if (uring)
+		atomic64_inc(&uring->dev[msg]);
+}
+
+/**
+ * fuse_uring_init_limits - FUSE_INIT has been answered
+ * @fm: the mount, with the limits of the server's answer
+ *
+ * No request may be larger than the payload area of a slot.
+ */
+void fuse_uring_init_limits(struct fuse_mount *fm)
+{
+	struct backing_dev_info *bdi = fm->sb->s_bdi;
+	struct fuse_conn *fc = fm->fc;
+	struct fuse_uring *uring;
+
+	/* Either the ring is seen here, or setup sees that INIT is over */
+	spin_lock(&fc->lock);
+	uring = fc->uring;
+	if (uring) {
+		unsigned int pages = uring->payload_size >> PAGE_SHIFT;
+
+		fc->max_pages = min(fc->max_pages, pages);
+		fc->max_write = min(fc->max_write, uring->payload_size);
+		bdi->ra_pages = min_t(unsigned long, bdi->ra_pages, pages);
+	}
+	spin_unlock(&fc->lock);
+}

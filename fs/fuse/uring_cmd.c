@@ -1,0 +1,469 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * FUSE over io_uring: commands of the server, and a request's way out of a
+ * slot.
+ *
+ * All of this runs in the task of the server that has submitted the command:
+ * in the submission, in task work, or when io_uring cancels what it has not
+ * completed.  Once that task is gone, the latter two run in a kworker.
+ */
+#include "uring_i.h"
+#include "fuse_trace.h"
+
+#include <linux/io_uring_types.h>
+#include <linux/nospec.h>
+#include <linux/sched/signal.h>
+
+/*
+ * Task work that is about to complete @cmd: will anybody see that?
+ *
+ * Not in a kworker, in a task that exits or is being killed, or on a ring
+ * that has been closed.
+ */
+static bool fuse_uring_cmd_is_dead(struct io_uring_cmd *cmd)
+{
+	struct io_ring_ctx *ctx = cmd_to_io_kiocb(cmd)->ctx;
+
+	return (current->flags & (PF_EXITING | PF_KTHREAD)) ||
+		fatal_signal_pending(current) || percpu_ref_is_dying(&ctx->refs);
+}
+
+/*
+ * The slot holds its request, and the command that says so is about to be
+ * completed: the request is in the server's hands.  Unlocks the queue.
+ */
+static void fuse_uring_deliver(struct fuse_uring_slot *slot)
+	__releases(&slot->queue->lock)
+{
+	struct fuse_uring_queue *queue = slot->queue;
+	struct fuse_req *req = slot->req;
+	bool interrupted = false;
+
+	fuse_uring_slot_to(slot, FUSE_URING_SLOT_BUSY);
+	trace_fuse_uring_send(req, queue->qid, slot->index);
+	if (unlikely(!test_bit(FR_ISREPLY, &req->flags))) {
+		/* The slot stays with the server until it is committed */
+		slot->req = NULL;
+		spin_unlock(&queue->lock);
+		fuse_uring_end(slot, req, 0);
+		return;
+	}
+
+	set_bit(FR_SENT, &req->flags);
+	/* matches barrier in request_wait_answer() */
+	smp_mb__after_atomic();
+	if (unlikely(test_bit(FR_INTERRUPTED, &req->flags))) {
+		__fuse_get_request(req);
+		interrupted = true;
+	}
+	spin_unlock(&queue->lock);
+
+	if (interrupted) {
+		fuse_queue_interrupt(req);
+		fuse_put_request(req);
+	}
+}
+
+/*
+ * A command of the server has a slot in state FILL: give it the request that
+ * is assigned to the slot already, or the next one that waits, or park it.
+ * Called with the queue locked, unlocks it.
+ *
+ * Returns what the command is to be completed with, or -EIOCBQUEUED when it is
+ * parked.
+ */
+static int fuse_uring_feed(struct fuse_uring_slot *slot,
+			   struct io_uring_cmd *cmd)
+	__releases(&slot->queue->lock)
+{
+	struct fuse_uring_queue *queue = slot->queue;
+	struct fuse_req *req;
+	int err;
+
+	for (;;) {
+		if (unlikely(queue->stopped))
+			break;
+
+		if (!slot->req) {
+			req = fuse_uring_next(queue);
+			if (!req) {
+				slot->cmd = cmd;
+				fuse_uring_slot_to(slot, FUSE_URING_SLOT_READY);
+				spin_unlock(&queue->lock);
+				return -EIOCBQUEUED;
+			}
+			fuse_uring_slot_assign(slot, req);
+		}
+		req = slot->req;
+		spin_unlock(&queue->lock);
+
+		err = fuse_uring_copy_in(slot, req);
+
+		spin_lock(&queue->lock);
+		if (likely(!err && !queue->stopped)) {
+			fuse_uring_deliver(slot);
+			return 0;
+		}
+
+		fuse_uring_slot_revoke(slot);
+		if (queue->stopped)
+			err = -ECONNABORTED;
+		spin_unlock(&queue->lock);
+		fuse_uring_end(slot, req, err);
+		spin_lock(&queue->lock);
+	}
+
+	fuse_uring_slot_to(slot, FUSE_URING_SLOT_IDLE);
+	spin_unlock(&queue->lock);
+	return -ENOTCONN;
+}
+
+/* Complete a command that has been marked as cancelable */
+static int fuse_uring_done(struct io_uring_cmd *cmd, int ret,
+			   unsigned int issue_flags)
+{
+	if (ret != -EIOCBQUEUED)
+		io_uring_cmd_done(cmd, ret, 0, issue_flags);
+	return -EIOCBQUEUED;
+}
+
+/*
+ * The command's way of being seen by io_uring's cancellation.  While it is in
+ * our hands it is in no slot, and is not found there.
+ */
+static void fuse_uring_prepare(struct io_uring_cmd *cmd,
+			       struct fuse_uring_slot *slot,
+			       unsigned int issue_flags)
+{
+	*fuse_uring_pdu(cmd) = (struct fuse_uring_pdu) { .slot = slot };
+	io_uring_cmd_mark_cancelable(cmd, issue_flags);
+}
+
+/* The slot has a new command.  The queue is locked. */
+static void fuse_uring_set_task(struct fuse_uring_slot *slot,
+				struct task_struct *task)
+{
+	struct fuse_uring_queue *queue = slot->queue;
+
+	WRITE_ONCE(slot->task, task);
+	if (!queue->server)
+		WRITE_ONCE(queue->server, task);
+	else if (queue->server != task)
+		WRITE_ONCE(queue->server, FUSE_URING_MANY);
+}
+
+/* FUSE_URING_REQ_FETCH: arm a slot */
+static int fuse_uring_fetch(struct io_uring_cmd *cmd,
+			    struct fuse_uring_slot *slot,
+			    unsigned int issue_flags)
+{
+	struct task_struct *task = io_uring_cmd_get_task(cmd);
+	struct fuse_uring_queue *queue = slot->queue;
+	bool first;
+	int err;
+
+	if (READ_ONCE(queue->server) != task) {
+		err = fuse_uring_watch(queue->uring, task);
+		if (err)
+			return err;
+	}
+
+	spin_lock(&queue->lock);
+	err = 0;
+	if (queue->stopped)
+		err = -ENOTCONN;
+	else if (slot->state != FUSE_URING_SLOT_IDLE)
+		err = -EBUSY;
+	if (err) {
+		spin_unlock(&queue->lock);
+		return err;
+	}
+	first = !queue->live;
+	fuse_uring_slot_to(slot, FUSE_URING_SLOT_FILL);
+	fuse_uring_set_task(slot, task);
+	spin_unlock(&queue->lock);
+
+	fuse_uring_prepare(cmd, slot, issue_flags);
+	if (first)
+		fuse_uring_update(queue->uring);
+
+	spin_lock(&queue->lock);
+	return fuse_uring_done(cmd, fuse_uring_feed(slot, cmd), issue_flags);
+}
+
+/*
+ * What a slot in the server's hands says of the reply.  Each field is read
+ * once, as the server can still write.
+ */
+static int fuse_uring_read_reply(struct fuse_uring_slot *slot,
+				 struct fuse_out_header *oh, u32 *payload_sz)
+{
+	struct fuse_uring_req_header *hdr = slot->hdr;
+	struct fuse_out_header *uoh = (struct fuse_out_header *)hdr->in_out;
+
+	oh->error = READ_ONCE(uoh->error);
+	oh->unique = READ_ONCE(uoh->unique);
+	*payload_sz = READ_ONCE(hdr->ring_ent_in_out.payload_sz);
+
+	/* It wants no reply */
+	if (!slot->req)
+		return 0;
+
+	if (oh->unique != slot->req->in.h.unique)
+		return -EINVAL;
+	if (oh->error <= -512 || oh->error > 0)
+		return -EINVAL;
+	if (oh->error)
+		*payload_sz = 0;
+	if (*payload_sz > slot->queue->uring->payload_area)
+		return -EINVAL;
+
+	oh->len = sizeof(*oh) + *payload_sz;
+	return 0;
+}
+
+/* Why a slot can not be committed */
+static int fuse_uring_commit_error(struct fuse_uring_slot *slot)
+{
+	if (slot->queue->stopped)
+		return -ENOTCONN;
+	if (slot->state == FUSE_URING_SLOT_FILL ||
+	    slot->state == FUSE_URING_SLOT_SENT)
+		return -EBUSY;
+	return -EINVAL;
+}
+
+/* FUSE_URING_REQ_COMMIT_AND_FETCH: take the reply, and arm the slot again */
+static int fuse_uring_commit(struct io_uring_cmd *cmd,
+			     struct fuse_uring_slot *slot, u64 commit_id,
+			     unsigned int issue_flags)
+{
+	struct task_struct *task = io_uring_cmd_get_task(cmd);
+	struct fuse_uring_queue *queue = slot->queue;
+	struct fuse_out_header oh;
+	struct fuse_req *req;
+	bool first, update;
+	u32 payload_sz;
+	int err;
+
+	/* Any task may commit */
+	if (unlikely(READ_ONCE(slot->task) != task)) {
+		err = fuse_uring_watch(queue->uring, task);
+		if (err)
+			return err;
+	}
+
+	spin_lock(&queue->lock);
+	if (unlikely(slot->state != FUSE_URING_SLOT_BUSY ||
+		     slot->commit_id != commit_id))
+		err = fuse_uring_commit_error(slot);
+	else
+		err = fuse_uring_read_reply(slot, &oh, &payload_sz);
+	if (unlikely(err)) {
+		spin_unlock(&queue->lock);
+		return err;
+	}
+
+	first = !queue->live;
+	fuse_uring_slot_to(slot, FUSE_URING_SLOT_COMMIT);
+	req = slot->req;
+	slot->req = NULL;
+	if (req)
+		clear_bit(FR_SENT, &req->flags);
+	spin_unlock(&queue->lock);
+
+	if (req) {
+		trace_fuse_uring_commit(req, queue->qid, slot->index);
+		req->out.h = oh;
+		if (!oh.error)
+			err = fuse_uring_copy_out(slot, req, payload_sz);
+		fuse_uring_end(slot, req, unlikely(err) ? -EIO : oh.error);
+	}
+
+	if (likely(!err))
+		fuse_uring_prepare(cmd, slot, issue_flags);
+	if (unlikely(first))
+		fuse_uring_update(queue->uring);
+
+	spin_lock(&queue->lock);
+	/* Gives back the credit, if it had one */
+	fuse_uring_slot_revoke(slot);
+	if (unlikely(err)) {
+		fuse_uring_slot_to(slot, FUSE_URING_SLOT_IDLE);
+		fuse_uring_dispatch(queue);
+		update = !queue->live;
+		spin_unlock(&queue->lock);
+		if (update)
+			fuse_uring_update(queue->uring);
+		return -EBADMSG;
+	}
+
+	fuse_uring_slot_to(slot, FUSE_URING_SLOT_FILL);
+	/* The credit may be what one of these has been waiting for */
+	if (!list_empty(&queue->bg_pending))
+		fuse_uring_dispatch(queue);
+	fuse_uring_set_task(slot, task);
+	return fuse_uring_done(cmd, fuse_uring_feed(slot, cmd), issue_flags);
+}
+
+/*
+ * The slot has let go of the command, see fuse_uring_cancel() for what has
+ * been done to its flag.
+ */
+static void fuse_uring_dropped(struct io_uring_cmd *cmd,
+			       unsigned int issue_flags)
+{
+	cmd->flags |= IORING_URING_CMD_CANCELABLE;
+	io_uring_cmd_done(cmd, -ENOTCONN, 0, issue_flags);
+}
+
+/**
+ * fuse_uring_sent_work - task work for a command with a request
+ * @cmd: the command
+ * @issue_flags: as io_uring gives them
+ *
+ * Runs in the task that has submitted the command, or in a kworker when that
+ * task or its ring is gone.  What has not been delivered then goes to another
+ * slot.
+ */
+void fuse_uring_sent_work(struct io_uring_cmd *cmd, unsigned int issue_flags)
+{
+	struct fuse_uring_slot *slot = fuse_uring_pdu(cmd)->slot;
+	struct fuse_uring_queue *queue = slot->queue;
+	struct fuse_req *req;
+	bool update;
+	int ret = 0;
+
+	spin_lock(&queue->lock);
+	if (unlikely(fuse_uring_pdu(cmd)->dropped)) {
+		spin_unlock(&queue->lock);
+		fuse_uring_dropped(cmd, issue_flags);
+		return;
+	}
+
+	slot->cmd = NULL;
+	if (unlikely(fuse_uring_cmd_is_dead(cmd))) {
+		req = fuse_uring_slot_revoke(slot);
+		fuse_uring_slot_to(slot, FUSE_URING_SLOT_IDLE);
+		fuse_uring_dispatch(queue);
+		update = !queue->live;
+		spin_unlock(&queue->lock);
+
+		if (update)
+			fuse_uring_update(queue->uring);
+		io_uring_cmd_done(cmd, -ENOTCONN, 0, issue_flags);
+		fuse_uring_requeue(req);
+		return;
+	}
+
+	if (slot->filled) {
+		fuse_uring_deliver(slot);
+	} else {
+		fuse_uring_slot_to(slot, FUSE_URING_SLOT_FILL);
+		ret = fuse_uring_feed(slot, cmd);
+	}
+	fuse_uring_done(cmd, ret, issue_flags);
+}
+
+/*
+ * io_uring cancels the command: its task or its ring goes away.
+ *
+ * A command that task work is to complete can only be completed by that, and
+ * the task work may be on the ring's own list, which is moved to where it will
+ * be run only when a round of cancellation has found nothing to cancel.  So
+ * that it does come to that, such a command is not cancelable any more.
+ */
+static void fuse_uring_cancel(struct io_uring_cmd *cmd,
+			      unsigned int issue_flags)
+{
+	struct fuse_uring_pdu *pdu = fuse_uring_pdu(cmd);
+	struct fuse_uring_slot *slot = pdu->slot;
+	struct fuse_uring_queue *queue = slot->queue;
+	struct fuse_req *req = NULL;
+	bool update, done = false;
+
+	spin_lock(&queue->lock);
+	if (slot->cmd == cmd) {
+		switch (slot->state) {
+		case FUSE_URING_SLOT_READY:
+			slot->cmd = NULL;
+			fuse_uring_slot_to(slot, FUSE_URING_SLOT_IDLE);
+			done = true;
+			break;
+		case FUSE_URING_SLOT_FILL:
+			/* See fuse_uring_fill() */
+			slot->cmd = NULL;
+			done = true;
+			break;
+		default:
+			req = fuse_uring_slot_unsend(slot);
+			fuse_uring_dispatch(queue);
+			break;
+		}
+	}
+	if (pdu->dropped)
+		cmd->flags &= ~IORING_URING_CMD_CANCELABLE;
+	update = !queue->live;
+	spin_unlock(&queue->lock);
+
+	if (update)
+		fuse_uring_update(queue->uring);
+	if (done)
+		io_uring_cmd_done(cmd, -ECANCELED, 0, issue_flags);
+	if (req)
+		fuse_uring_requeue(req);
+}
+
+/**
+ * fuse_uring_cmd - the commands of the ring
+ * @cmd: the command.  What it says is in memory that the server can write, and
+ *	is there only during this call.
+ * @issue_flags: as io_uring gives them
+ *
+ * Return: -EIOCBQUEUED when the command has been or will be completed, else
+ * what it is to be completed with, see FUSE_URING_REQ_FETCH.
+ */
+int fuse_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
+{
+	const struct fuse_uring_req_cmd *ureq;
+	struct fuse_uring_queue *queue;
+	struct fuse_uring_slot *slot;
+	struct fuse_uring *uring;
+	struct fuse_dev *fud;
+	unsigned int qid, index;
+	u64 commit_id;
+
+	if (unlikely(issue_flags & IO_URING_F_CANCEL)) {
+		fuse_uring_cancel(cmd, issue_flags);
+		return 0;
+	}
+
+	fud = fuse_get_dev(cmd->file);
+	uring = fud ? fuse_uring_get(fud->fc) : NULL;
+	if (!uring)
+		return -EOPNOTSUPP;
+
+	ureq = io_uring_sqe_cmd(cmd->sqe);
+	commit_id = READ_ONCE(ureq->commit_id);
+	qid = READ_ONCE(ureq->qid);
+	index = READ_ONCE(ureq->slot);
+	if (READ_ONCE(ureq->flags))
+		return -EINVAL;
+	if (qid >= uring->nr_queues)
+		return -EINVAL;
+	queue = uring->queues[array_index_nospec(qid, uring->nr_queues)];
+	if (index >= uring->queue_depth)
+		return -EINVAL;
+	slot = &queue->slots[array_index_nospec(index, uring->queue_depth)];
+
+	switch (cmd->cmd_op) {
+	case FUSE_URING_REQ_FETCH:
+		if (commit_id)
+			return -EINVAL;
+		return fuse_uring_fetch(cmd, slot, issue_flags);
+	case FUSE_URING_REQ_COMMIT_AND_FETCH:
+		return fuse_uring_commit(cmd, slot, commit_id, issue_flags);
+	default:
+		return -EOPNOTSUPP;
+	}
+}

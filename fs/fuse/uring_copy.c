@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * FUSE over io_uring: bytes of a request into a slot, bytes of a reply out
+ * of it.
+ *
+ * Both sides of the copy are kernel addresses: the queue's memory, which the
+ * server has mapped, and the arguments and pages of the request.  Whoever
+ * calls these owns the slot's memory, see enum fuse_uring_slot_state.
+ */
+#include "uring_i.h"
+
+/*
+ * Does the first argument of the request lie in the header?
+ *
+ * These have a name or an array as their first argument, and no header of
+ * their own.
+ */
+static bool fuse_uring_has_op_header(const struct fuse_args *args)
+{
+	switch (args->opcode) {
+	case FUSE_LOOKUP:
+	case FUSE_SYMLINK:
+	case FUSE_UNLINK:
+	case FUSE_RMDIR:
+	case FUSE_REMOVEXATTR:
+	case FUSE_REMOVEMAPPING:
+		return false;
+	default:
+		return args->in_numargs > 0;
+	}
+}
+
+/**
+ * fuse_uring_copy_in - copy a request into its slot
+ * @slot: the slot, in state FILL
+ * @req: the request
+ *
+ * Fails, before anything is copied, when the slot's memory has no room for
+ * what the request sends, or for what it may receive.
+ *
+ * Return: 0, or the error to end the request with.
+ */
+int fuse_uring_copy_in(struct fuse_uring_slot *slot, struct fuse_req *req)
+{
+	struct fuse_args *args = req->args;
+	struct fuse_uring_req_header *hdr = slot->hdr;
+	unsigned int room = slot->queue->uring->payload_area;
+	unsigned int skip = fuse_uring_has_op_header(args);
+	struct fuse_arg *in = (struct fuse_arg *)args->in_args;
+	unsigned int in_sz, out_sz = 0;
+	struct fuse_copy_state cs;
+
+	in_sz = fuse_len_args(args->in_numargs - skip, in + skip);
+	if (test_bit(FR_ISREPLY, &req->flags))
+		out_sz = fuse_len_args(args->out_numargs, args->out_args);
+
+	if (unlikely(in_sz > room || out_sz > room ||
+		     (skip && in[0].size > sizeof(hdr->op_in))))
+		return args->opcode == FUSE_SETXATTR ? -E2BIG : -EIO;
+
+	memcpy(hdr->in_out, &req->in.h, sizeof(req->in.h));
+	if (skip)
+		memcpy(hdr->op_in, in[0].value, in[0].size);
+	hdr->ring_ent_in_out = (struct fuse_uring_ent_in_out) {
+		.commit_id	= slot->commit_id,
+		.payload_sz	= in_sz,
+		.padding	= slot->payload_offset,
+		.reserved	= room,
+	};
+	if (!in_sz)
+		return 0;
+
+	fuse_copy_init_kaddr(&cs, 1, req, slot->payload, in_sz);
+	return fuse_copy_args(&cs, args->in_numargs - skip, args->in_pages,
+			      in + skip, 0);
+}
+
+/**
+ * fuse_uring_copy_out - copy a reply out of a slot
+ * @slot: the slot, in state COMMIT
+ * @req: the request
+ * @payload_sz: size of the reply, within the slot's payload area
+ *
+ * Return: 0, or -EINVAL when the size of the reply is not one that the
+ * request can have.
+ */
+int fuse_uring_copy_out(struct fuse_uring_slot *slot, struct fuse_req *req,
+			u32 payload_sz)
+{
+	struct fuse_copy_state cs;
+
+	fuse_copy_init_kaddr(&cs, 0, req, slot->payload, payload_sz);
+	return fuse_copy_out_args(&cs, req->args,
+				  sizeof(struct fuse_out_header) + payload_sz);
+}

@@ -1,0 +1,746 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * FUSE over io_uring: a request's way into a slot.
+ *
+ * A synchronous request that finds a slot ready is copied in by its requester,
+ * on its own CPU.  All others are left to the server to copy in: those that
+ * wait for a slot, and background requests, which are sent under spinlocks.
+ */
+#include "uring_i.h"
+#include "fuse_trace.h"
+
+#include <linux/slab.h>
+
+/* The table of transitions in uring_i.h, as bits of the states to go to */
+const u8 fuse_uring_slot_next[] = {
+	[FUSE_URING_SLOT_IDLE]	 = BIT(FUSE_URING_SLOT_FILL),
+	[FUSE_URING_SLOT_READY]	 = BIT(FUSE_URING_SLOT_FILL) |
+				   BIT(FUSE_URING_SLOT_SENT) |
+				   BIT(FUSE_URING_SLOT_IDLE),
+	[FUSE_URING_SLOT_FILL]	 = BIT(FUSE_URING_SLOT_READY) |
+				   BIT(FUSE_URING_SLOT_SENT) |
+				   BIT(FUSE_URING_SLOT_BUSY) |
+				   BIT(FUSE_URING_SLOT_IDLE),
+	[FUSE_URING_SLOT_SENT]	 = BIT(FUSE_URING_SLOT_FILL) |
+				   BIT(FUSE_URING_SLOT_BUSY) |
+				   BIT(FUSE_URING_SLOT_IDLE),
+	[FUSE_URING_SLOT_BUSY]	 = BIT(FUSE_URING_SLOT_COMMIT) |
+				   BIT(FUSE_URING_SLOT_IDLE),
+	[FUSE_URING_SLOT_COMMIT] = BIT(FUSE_URING_SLOT_FILL) |
+				   BIT(FUSE_URING_SLOT_IDLE),
+};
+
+/**
+ * fuse_uring_slot_assign - give a request to a slot
+ * @slot: the slot, which has none
+ * @req: the request, which is on no list
+ *
+ * From here on the requester waits for the request's end.
+ */
+void fuse_uring_slot_assign(struct fuse_uring_slot *slot, struct fuse_req *req)
+{
+	struct fuse_uring_queue *queue = slot->queue;
+
+	lockdep_assert_held(&queue->lock);
+
+	clear_bit(FR_PENDING, &req->flags);
+	slot->req = req;
+	slot->filled = false;
+	slot->commit_id++;
+	slot->background = test_bit(FR_BACKGROUND, &req->flags);
+	if (slot->background)
+		WRITE_ONCE(queue->nr_background, queue->nr_background + 1);
+}
+
+/**
+ * fuse_uring_slot_revoke - take a slot's request away, and give back its credit
+ * @slot: the slot, whose queue is locked
+ *
+ * Return: the request, NULL when there was none.
+ */
+struct fuse_req *fuse_uring_slot_revoke(struct fuse_uring_slot *slot)
+{
+	struct fuse_uring_queue *queue = slot->queue;
+	struct fuse_req *req = slot->req;
+
+	lockdep_assert_held(&queue->lock);
+
+	slot->req = NULL;
+	if (slot->background) {
+		slot->background = false;
+		WRITE_ONCE(queue->nr_background, queue->nr_background - 1);
+	}
+
+	return req;
+}
+
+/**
+ * fuse_uring_end - end a request of a slot
+ * @slot: the slot, which has let go of it, and is not locked
+ * @req: the request
+ * @error: 0 or a negative error
+ */
+void fuse_uring_end(struct fuse_uring_slot *slot, struct fuse_req *req,
+		    int error)
+{
+	req->out.h.error = error;
+	trace_fuse_uring_end(req, slot->queue->qid, slot->index);
+	fuse_request_end(req);
+}
+
+static bool fuse_uring_has_credit(struct fuse_uring_queue *queue)
+{
+	return queue->nr_background < queue->uring->max_background;
+}
+
+/**
+ * fuse_uring_pick - take the next request off the queue's lists
+ * @queue: the queue, locked
+ *
+ * Background requests are taken as far as there are credits, and in turn with
+ * synchronous ones, so that neither kind can keep the other out.
+ *
+ * Return: a request, or NULL.
+ */
+struct fuse_req *fuse_uring_pick(struct fuse_uring_queue *queue)
+{
+	struct list_head *list = &queue->pending;
+	struct fuse_req *req;
+
+	lockdep_assert_held(&queue->lock);
+
+	if (!list_empty(&queue->bg_pending) && fuse_uring_has_credit(queue) &&
+	    (queue->background_next || list_empty(list)))
+		list = &queue->bg_pending;
+	if (list_empty(list))
+		return NULL;
+
+	queue->background_next = list == &queue->pending;
+	req = list_first_entry(list, struct fuse_req, list);
+	list_del_init(&req->list);
+	return req;
+}
+
+/*
+ * A task that exits never runs the task work that would tell it of a request,
+ * or only when its io_uring is gone.
+ */
+static bool fuse_uring_task_exits(struct io_uring_cmd *cmd)
+{
+	return READ_ONCE(io_uring_cmd_get_task(cmd)->flags) & PF_EXITING;
+}
+
+/* Take the command from a slot.  It is completed by task work. */
+static void fuse_uring_cmd_drop(struct fuse_uring_slot *slot)
+{
+	struct io_uring_cmd *cmd = slot->cmd;
+
+	slot->cmd = NULL;
+	fuse_uring_pdu(cmd)->dropped = true;
+	io_uring_cmd_complete_in_task(cmd, fuse_uring_sent_work);
+}
+
+/* Disarm a slot that is READY */
+static void fuse_uring_slot_drop(struct fuse_uring_slot *slot)
+{
+	fuse_uring_cmd_drop(slot);
+	fuse_uring_slot_to(slot, FUSE_URING_SLOT_IDLE);
+}
+
+/* A slot for a request that is sent now, NULL when there is none */
+static struct fuse_uring_slot *
+fuse_uring_ready_slot(struct fuse_uring_queue *queue)
+{
+	struct fuse_uring_slot *slot;
+
+	while (!list_empty(&queue->ready)) {
+		slot = list_first_entry(&queue->ready, struct fuse_uring_slot,
+					ready);
+		if (likely(!fuse_uring_task_exits(slot->cmd)))
+			return slot;
+		fuse_uring_slot_drop(slot);
+	}
+
+	return NULL;
+}
+
+/* Leave a slot's request to the server's task to copy in */
+static void fuse_uring_slot_send(struct fuse_uring_slot *slot)
+{
+	fuse_uring_slot_to(slot, FUSE_URING_SLOT_SENT);
+	io_uring_cmd_do_in_task_lazy(slot->cmd, fuse_uring_sent_work);
+}
+
+/**
+ * fuse_uring_dispatch - bring slots that are ready and waiting requests together
+ * @queue: the queue, locked
+ *
+ * To be called whenever one of them may have come while the other was there:
+ * a request for which there is a credit never waits while a slot is READY.
+ */
+void fuse_uring_dispatch(struct fuse_uring_queue *queue)
+{
+	struct fuse_uring_slot *slot;
+	struct fuse_req *req;
+
+	lockdep_assert_held(&queue->lock);
+
+	while ((slot = fuse_uring_ready_slot(queue))) {
+		req = fuse_uring_pick(queue);
+		if (!req)
+			break;
+		fuse_uring_slot_assign(slot, req);
+		fuse_uring_slot_send(slot);
+	}
+}
+
+/*
+ * The requester copies its request into the slot.  In the meantime the command
+ * may have been cancelled or the connection aborted: both leave the request to
+ * us.
+ */
+static void fuse_uring_fill(struct fuse_uring_slot *slot, struct fuse_req *req)
+{
+	struct fuse_uring_queue *queue = slot->queue;
+	struct io_uring_cmd *cmd;
+	bool update;
+	int err;
+
+	err = fuse_uring_copy_in(slot, req);
+
+	spin_lock(&queue->lock);
+	cmd = slot->cmd;
+	if (likely(!err && cmd && !queue->stopped)) {
+		slot->filled = true;
+		fuse_uring_slot_to(slot, FUSE_URING_SLOT_SENT);
+		spin_unlock(&queue->lock);
+		io_uring_cmd_complete_in_task(cmd, fuse_uring_sent_work);
+		return;
+	}
+
+	fuse_uring_slot_revoke(slot);
+	if (queue->stopped)
+		err = -ECONNABORTED;
+	if (cmd)
+		fuse_uring_slot_to(slot, FUSE_URING_SLOT_READY);
+	else
+		fuse_uring_slot_to(slot, FUSE_URING_SLOT_IDLE);
+	if (cmd && queue->stopped)
+		fuse_uring_slot_drop(slot);
+	else
+		fuse_uring_dispatch(queue);
+	update = !queue->live;
+	spin_unlock(&queue->lock);
+
+	if (update)
+		fuse_uring_update(queue->uring);
+	if (err)
+		fuse_uring_end(slot, req, err);
+	else
+		fuse_uring_requeue(req);
+}
+
+/* The request becomes one of this queue */
+static void fuse_uring_enter(struct fuse_uring_queue *queue,
+			     struct fuse_req *req)
+{
+	/* Unless it comes from another one */
+	if (!req->uring_queue) {
+		if (test_bit(FR_BACKGROUND, &req->flags))
+			queue->stats.background++;
+		else if (test_bit(FR_ISREPLY, &req->flags))
+			queue->stats.synchronous++;
+		else
+			queue->stats.noreply++;
+	}
+
+	if (req->in.h.opcode != FUSE_NOTIFY_REPLY && !req->in.h.unique) {
+		u64 seq = queue->next_seq++ & FUSE_URING_UNIQUE_SEQ_MASK;
+
+		req->in.h.unique = FUSE_URING_UNIQUE |
+			(u64)queue->qid << FUSE_URING_UNIQUE_QID_SHIFT |
+			seq * FUSE_REQ_ID_STEP;
+	}
+	WRITE_ONCE(req->uring_queue, queue);
+}
+
+static void fuse_uring_wait(struct fuse_uring_queue *queue,
+			    struct fuse_req *req)
+{
+	/* Set already, unless the request has been in a slot before */
+	if (!test_bit(FR_PENDING, &req->flags))
+		set_bit(FR_PENDING, &req->flags);
+	if (test_bit(FR_BACKGROUND, &req->flags))
+		list_add_tail(&req->list, &queue->bg_pending);
+	else
+		list_add_tail(&req->list, &queue->pending);
+	queue->stats.waits++;
+	trace_fuse_uring_queue(req, queue->qid, -1);
+}
+
+/* Queue a request, unless the queue it was routed to is not live any more */
+static bool fuse_uring_try_queue_req(struct fuse_uring *uring,
+				     struct fuse_req *req)
+{
+	bool background = test_bit(FR_BACKGROUND, &req->flags);
+	struct fuse_uring_queue *queue, *home;
+	struct fuse_uring_slot *slot = NULL;
+	bool update;
+
+	home = fuse_uring_route(uring);
+	queue = background ? fuse_uring_spill(home) : home;
+
+	spin_lock(&queue->lock);
+	if (unlikely(!queue->live)) {
+		spin_unlock(&queue->lock);
+		return false;
+	}
+
+	fuse_uring_enter(queue, req);
+	if (queue != home)
+		queue->stats.spills++;
+
+	if (!background || fuse_uring_has_credit(queue))
+		slot = fuse_uring_ready_slot(queue);
+	if (!slot) {
+		fuse_uring_wait(queue, req);
+		update = !queue->live;
+		spin_unlock(&queue->lock);
+		/* Its last slot was one of a task that exits */
+		if (unlikely(update))
+			fuse_uring_update(uring);
+		return true;
+	}
+
+	fuse_uring_slot_assign(slot, req);
+	if (background) {
+		fuse_uring_slot_send(slot);
+		spin_unlock(&queue->lock);
+	} else {
+		fuse_uring_slot_to(slot, FUSE_URING_SLOT_FILL);
+		spin_unlock(&queue->lock);
+		fuse_uring_fill(slot, req);
+	}
+
+	return true;
+}
+
+/* Whether new requests go to a ring.  Called under fiq->lock. */
+bool fuse_uring_active(struct fuse_iqueue *fiq)
+{
+	struct fuse_conn *fc = container_of(fiq, struct fuse_conn, iq);
+
+	return fc->uring && fc->uring->active;
+}
+
+/**
+ * fuse_uring_queue_req - send a request
+ * @fiq: input queue of a connection that has a ring
+ * @req: the request
+ *
+ * It goes to /dev/fuse when the ring has no live queue.  That is checked again
+ * under the lock of the /dev/fuse list, and a queue that ceases to be live
+ * under its own, so that this comes to an end as soon as the map has caught up.
+ */
+void fuse_uring_queue_req(struct fuse_iqueue *fiq, struct fuse_req *req)
+{
+	struct fuse_conn *fc = container_of(fiq, struct fuse_conn, iq);
+	struct fuse_uring *uring = fuse_uring_get(fc);
+
+	do {
+		if (fuse_uring_try_queue_req(uring, req))
+			return;
+	} while (!fuse_dev_try_queue_req(fiq, req));
+}
+
+/**
+ * fuse_uring_requeue - send a request again that was not delivered
+ * @req: the request, neither pending nor sent
+ */
+void fuse_uring_requeue(struct fuse_req *req)
+{
+	fuse_uring_queue_req(&req->fm->fc->iq, req);
+}
+
+/* Move the requests that wait on a queue that is not live any more */
+static void fuse_uring_move_pending(struct fuse_uring_queue *queue,
+				    struct list_head *list, bool live)
+{
+	struct fuse_uring *uring = queue->uring;
+	struct fuse_iqueue *fiq = &uring->fc->iq;
+	struct fuse_uring_queue *to;
+	struct fuse_req *req, *next;
+
+	list_for_each_entry_safe(req, next, list, list) {
+		if (!live) {
+			list_move_tail(&req->list, &fiq->pending);
+			fuse_uring_leave(req);
+			continue;
+		}
+
+		to = fuse_uring_route(uring);
+		if (to == queue)
+			continue;
+		spin_lock_nested(&to->lock, SINGLE_DEPTH_NESTING);
+		list_move_tail(&req->list, list == &queue->pending ?
+			       &to->pending : &to->bg_pending);
+		fuse_uring_enter(to, req);
+		fuse_uring_dispatch(to);
+		spin_unlock(&to->lock);
+	}
+}
+
+/* The first slot is armed: what waits for /dev/fuse to be read comes here */
+static void fuse_uring_take_over(struct fuse_uring *uring)
+{
+	struct fuse_iqueue *fiq = &uring->fc->iq;
+	struct fuse_uring_queue *queue;
+	struct fuse_req *req, *next;
+
+	list_for_each_entry_safe(req, next, &fiq->pending, list) {
+		queue = fuse_uring_route(uring);
+		spin_lock(&queue->lock);
+		list_del(&req->list);
+		fuse_uring_enter(queue, req);
+		fuse_uring_wait(queue, req);
+		fuse_uring_dispatch(queue);
+		spin_unlock(&queue->lock);
+	}
+}
+
+/**
+ * fuse_uring_update - a queue has become live, or has ceased to be
+ * @uring: the ring
+ *
+ * Brings the map up to date, and moves the requests that wait where nobody
+ * will fetch them.  Must be called after each such change, under no lock of a
+ * queue.  Several at the same time are as good as one: the last one to get
+ * fiq->lock sees what all have done.
+ */
+void fuse_uring_update(struct fuse_uring *uring)
+{
+	struct fuse_iqueue *fiq = &uring->fc->iq;
+	unsigned int qid;
+	bool live;
+
+	spin_lock(&fiq->lock);
+	/* All requests are being ended, see fuse_uring_abort() */
+	if (!fiq->connected) {
+		spin_unlock(&fiq->lock);
+		return;
+	}
+
+	live = fuse_uring_map_update(uring);
+	for (qid = 0; qid < uring->nr_queues; qid++) {
+		struct fuse_uring_queue *queue = uring->queues[qid];
+
+		spin_lock(&queue->lock);
+		if (!queue->live) {
+			fuse_uring_move_pending(queue, &queue->pending, live);
+			fuse_uring_move_pending(queue, &queue->bg_pending,
+						live);
+		}
+		spin_unlock(&queue->lock);
+	}
+	if (live && !uring->active)
+		fuse_uring_take_over(uring);
+	uring->active = live;
+	if (!live && !list_empty(&fiq->pending))
+		wake_up(&fiq->waitq);
+	spin_unlock(&fiq->lock);
+}
+
+/**
+ * fuse_uring_remove_pending - take a request off the list of its queue
+ * @req: a request whose requester has been killed
+ * @removed: set to whether it was still pending, and is the caller's now
+ *
+ * Return: false when the request is not one of a queue.
+ */
+bool fuse_uring_remove_pending(struct fuse_req *req, bool *removed)
+{
+	struct fuse_uring_queue *queue = READ_ONCE(req->uring_queue);
+	bool mine;
+
+	if (!queue)
+		return false;
+
+	spin_lock(&queue->lock);
+	mine = req->uring_queue == queue;
+	*removed = mine && test_bit(FR_PENDING, &req->flags);
+	if (*removed)
+		list_del(&req->list);
+	spin_unlock(&queue->lock);
+
+	return mine;
+}
+
+/**
+ * fuse_uring_find_sent - find a request in the server's hands
+ * @fc: the connection
+ * @unique: its unique id
+ *
+ * For the replies to interrupts, which name nothing else and are rare.
+ *
+ * Return: the request with a reference, or NULL.
+ */
+struct fuse_req *fuse_uring_find_sent(struct fuse_conn *fc, u64 unique)
+{
+	struct fuse_uring *uring = fuse_uring_get(fc);
+	struct fuse_req *req = NULL;
+	unsigned int qid, i;
+
+	for (qid = 0; uring && !req && qid < uring->nr_queues; qid++) {
+		struct fuse_uring_queue *queue = uring->queues[qid];
+
+		spin_lock(&queue->lock);
+		for (i = 0; !req && i < uring->queue_depth; i++) {
+			struct fuse_uring_slot *slot = &queue->slots[i];
+
+			if (slot->state == FUSE_URING_SLOT_BUSY && slot->req &&
+			    slot->req->in.h.unique == unique)
+				req = slot->req;
+		}
+		if (req)
+			__fuse_get_request(req);
+		spin_unlock(&queue->lock);
+	}
+
+	return req;
+}
+
+/**
+ * fuse_uring_slot_unsend - take a slot that is SENT out of its command's hands
+ * @slot: the slot, whose queue is locked
+ *
+ * The task work that is under way will only complete the command.
+ *
+ * Return: the request, which is the caller's to send again or to end.
+ */
+struct fuse_req *fuse_uring_slot_unsend(struct fuse_uring_slot *slot)
+{
+	struct fuse_req *req = fuse_uring_slot_revoke(slot);
+
+	fuse_uring_pdu(slot->cmd)->dropped = true;
+	slot->cmd = NULL;
+	fuse_uring_slot_to(slot, FUSE_URING_SLOT_IDLE);
+
+	return req;
+}
+
+/**
+ * fuse_uring_queue_withdraw - a task of the server has died
+ * @queue: a queue
+ * @task: the task
+ *
+ * Disarms its slots, and sends again what has not been delivered.  What has
+ * been can still be committed by another thread, but the slots that hold it are
+ * no reason for more requests to come.
+ */
+void fuse_uring_queue_withdraw(struct fuse_uring_queue *queue,
+			       struct task_struct *task)
+{
+	struct fuse_req *req, *next;
+	LIST_HEAD(again);
+	unsigned int i;
+	bool update;
+
+	spin_lock(&queue->lock);
+	if (queue->stopped ||
+	    (queue->server != task && queue->server != FUSE_URING_MANY)) {
+		spin_unlock(&queue->lock);
+		return;
+	}
+
+	for (i = 0; i < queue->uring->queue_depth; i++) {
+		struct fuse_uring_slot *slot = &queue->slots[i];
+
+		if (slot->task != task)
+			continue;
+		switch (slot->state) {
+		case FUSE_URING_SLOT_READY:
+			fuse_uring_slot_drop(slot);
+			break;
+		case FUSE_URING_SLOT_FILL:
+			/* See fuse_uring_fill() */
+			if (slot->cmd)
+				fuse_uring_cmd_drop(slot);
+			break;
+		case FUSE_URING_SLOT_SENT:
+			req = fuse_uring_slot_unsend(slot);
+			list_add_tail(&req->list, &again);
+			break;
+		case FUSE_URING_SLOT_BUSY:
+			if (!slot->orphan) {
+				slot->orphan = true;
+				fuse_uring_slot_unregister(queue);
+			}
+			break;
+		default:
+			break;
+		}
+	}
+	fuse_uring_dispatch(queue);
+	update = !queue->live;
+	spin_unlock(&queue->lock);
+
+	if (update)
+		fuse_uring_update(queue->uring);
+	list_for_each_entry_safe(req, next, &again, list) {
+		list_del_init(&req->list);
+		fuse_uring_requeue(req);
+	}
+}
+
+/*
+ * End a queue of a connection that has ended: collect the requests that are
+ * not being copied.  Those are ended by whoever copies them.
+ */
+static void fuse_uring_queue_stop(struct fuse_uring_queue *queue,
+				  struct list_head *to_end)
+{
+	struct fuse_req *req;
+	unsigned int i;
+
+	spin_lock(&queue->lock);
+	queue->stopped = true;
+	WRITE_ONCE(queue->live, false);
+
+	list_splice_tail_init(&queue->bg_pending, &queue->pending);
+	list_for_each_entry(req, &queue->pending, list)
+		clear_bit(FR_PENDING, &req->flags);
+	list_splice_tail_init(&queue->pending, to_end);
+
+	for (i = 0; i < queue->uring->queue_depth; i++) {
+		struct fuse_uring_slot *slot = &queue->slots[i];
+
+		switch (slot->state) {
+		case FUSE_URING_SLOT_READY:
+			fuse_uring_slot_drop(slot);
+			break;
+		case FUSE_URING_SLOT_SENT:
+			req = fuse_uring_slot_unsend(slot);
+			list_add_tail(&req->list, to_end);
+			break;
+		case FUSE_URING_SLOT_BUSY:
+			req = fuse_uring_slot_revoke(slot);
+			if (req) {
+				clear_bit(FR_SENT, &req->flags);
+				list_add_tail(&req->list, to_end);
+			}
+			fuse_uring_slot_to(slot, FUSE_URING_SLOT_IDLE);
+			break;
+		default:
+			break;
+		}
+	}
+	spin_unlock(&queue->lock);
+}
+
+/**
+ * fuse_uring_abort - the connection has ended
+ * @fc: the connection, not connected any more, with no background request that
+ *	waits to be sent
+ *
+ * Ends all requests of the ring and disarms all slots.  Does not wait for the
+ * server.
+ */
+void fuse_uring_abort(struct fuse_conn *fc)
+{
+	struct fuse_uring *uring = fuse_uring_get(fc);
+	struct fuse_req *req, *next;
+	LIST_HEAD(to_end);
+	unsigned int qid;
+
+	if (!uring)
+		return;
+
+	/* New requests find /dev/fuse, which is not connected */
+	spin_lock(&fc->iq.lock);
+	uring->active = false;
+	spin_unlock(&fc->iq.lock);
+
+	for (qid = 0; qid < uring->nr_queues; qid++)
+		fuse_uring_queue_stop(uring->queues[qid], &to_end);
+
+	list_for_each_entry_safe(req, next, &to_end, list) {
+		list_del_init(&req->list);
+		req->out.h.error = -ECONNABORTED;
+		trace_fuse_uring_end(req, req->uring_queue->qid, -1);
+		fuse_request_end(req);
+	}
+}
+
+/**
+ * fuse_uring_queue_alloc - allocate a queue, its memory and its slots
+ * @uring: the ring
+ * @qid: number of the queue
+ * @node: NUMA node of the queue's CPUs
+ * @nr_cpus: how many these are
+ *
+ * Return: the queue or an error, see fuse_uring_mem_alloc().
+ */
+struct fuse_uring_queue *fuse_uring_queue_alloc(struct fuse_uring *uring,
+						u16 qid, int node,
+						unsigned int nr_cpus)
+{
+	struct fuse_uring_queue *queue;
+	unsigned int i;
+	void *addr;
+	int err;
+
+	queue = kzalloc_node(sizeof(*queue), GFP_KERNEL_ACCOUNT, node);
+	if (!queue)
+		return ERR_PTR(-ENOMEM);
+
+	queue->uring = uring;
+	queue->qid = qid;
+	queue->node = node;
+	queue->nr_cpus = nr_cpus;
+	spin_lock_init(&queue->lock);
+	INIT_LIST_HEAD(&queue->ready);
+	INIT_LIST_HEAD(&queue->pending);
+	INIT_LIST_HEAD(&queue->bg_pending);
+	queue->next_seq = 1;
+
+	queue->slots = kvcalloc_node(uring->queue_depth, sizeof(*queue->slots),
+				     GFP_KERNEL_ACCOUNT, node);
+	if (!queue->slots) {
+		err = -ENOMEM;
+		goto err_free;
+	}
+
+	queue->mem = fuse_uring_mem_alloc(uring->mmap_size, node);
+	if (IS_ERR(queue->mem)) {
+		err = PTR_ERR(queue->mem);
+		goto err_slots;
+	}
+
+	addr = queue->mem->addr;
+	for (i = 0; i < uring->queue_depth; i++) {
+		struct fuse_uring_slot *slot = &queue->slots[i];
+
+		slot->queue = queue;
+		slot->index = i;
+		slot->hdr = addr + i * FUSE_URING_HEADER_STRIDE;
+		slot->payload_offset = uring->payload_offset +
+			(u64)i * uring->payload_area;
+		slot->payload = addr + slot->payload_offset;
+	}
+
+	return queue;
+
+err_slots:
+	kvfree(queue->slots);
+err_free:
+	kfree(queue);
+	return ERR_PTR(err);
+}
+
+void fuse_uring_queue_free(struct fuse_uring_queue *queue)
+{
+	WARN_ON_ONCE(queue->nr_registered);
+	fuse_uring_mem_put(queue->mem);
+	kvfree(queue->slots);
+	kfree(queue);
+}

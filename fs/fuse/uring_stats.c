@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * FUSE over io_uring: statistics file of a connection.
+ *
+ * Lines of "name value", then a line of such pairs for each queue.  Counters
+ * count from the setup of the ring.
+ */
+#include "uring_i.h"
+
+#include <linux/seq_file.h>
+
+/* What of a queue goes into the sums too */
+struct fuse_uring_sums {
+	unsigned int live;
+	struct fuse_uring_queue_stats stats;
+};
+
+static void fuse_uring_show_queue(struct seq_file *m,
+				  struct fuse_uring_queue *queue)
+{
+	unsigned int parked, busy, background, waiting = 0;
+	struct fuse_uring_queue_stats stats;
+	struct fuse_req *req;
+	bool live;
+
+	spin_lock(&queue->lock);
+	live = queue->live;
+	parked = queue->nr_ready;
+	busy = queue->nr_registered - parked;
+	background = queue->nr_background;
+	stats = queue->stats;
+	list_for_each_entry(req, &queue->pending, list)
+		waiting++;
+	list_for_each_entry(req, &queue->bg_pending, list)
+		waiting++;
+	spin_unlock(&queue->lock);
+
+	seq_printf(m, "queue %u node %d cpus %u live %u parked %u busy %u background %u pending %u requests %llu sync %llu async %llu noreply %llu waits %llu spills %llu pages %u foreign_pages %u\n",
+		   queue->qid, queue->node, queue->nr_cpus, live, parked, busy,
+		   background, waiting,
+		   stats.synchronous + stats.background + stats.noreply,
+		   stats.synchronous, stats.background, stats.noreply,
+		   stats.waits, stats.spills, queue->mem->nr_pages,
+		   queue->mem->nr_foreign);
+}
+
+static void fuse_uring_sum_queue(struct fuse_uring_sums *sums,
+				 struct fuse_uring_queue *queue)
+{
+	spin_lock(&queue->lock);
+	sums->live += queue->live;
+	sums->stats.synchronous += queue->stats.synchronous;
+	sums->stats.background += queue->stats.background;
+	sums->stats.noreply += queue->stats.noreply;
+	sums->stats.waits += queue->stats.waits;
+	sums->stats.spills += queue->stats.spills;
+	spin_unlock(&queue->lock);
+}
+
+static int fuse_uring_stats_show(struct seq_file *m, void *v)
+{
+	struct fuse_conn *fc = m->private;
+	struct fuse_uring *uring = fuse_uring_get(fc);
+	struct fuse_uring_sums sums = { };
+	unsigned int qid;
+
+	for (qid = 0; qid < uring->nr_queues; qid++)
+		fuse_uring_sum_queue(&sums, uring->queues[qid]);
+
+	seq_printf(m, "queues %u\n", uring->nr_queues);
+	seq_printf(m, "queues_live %u\n", sums.live);
+	seq_printf(m, "queue_depth %u\n", uring->queue_depth);
+	seq_printf(m, "queue_background %u\n", uring->max_background);
+	seq_printf(m, "payload_size %u\n", uring->payload_size);
+	seq_printf(m, "requests_ring %llu\n", sums.stats.synchronous +
+		   sums.stats.background + sums.stats.noreply);
+	seq_printf(m, "requests_ring_sync %llu\n", sums.stats.synchronous);
+	seq_printf(m, "requests_ring_async %llu\n", sums.stats.background);
+	seq_printf(m, "requests_ring_noreply %llu\n", sums.stats.noreply);
+	seq_printf(m, "requests_dev %lld\n",
+		   atomic64_read(&uring->dev[FUSE_URING_DEV_REQUEST]));
+	seq_printf(m, "forgets_dev %lld\n",
+		   atomic64_read(&uring->dev[FUSE_URING_DEV_FORGET]));
+	seq_printf(m, "interrupts_dev %lld\n",
+		   atomic64_read(&uring->dev[FUSE_URING_DEV_INTERRUPT]));
+	seq_printf(m, "notifications_dev %lld\n",
+		   atomic64_read(&uring->dev[FUSE_URING_DEV_NOTIFICATION]));
+	seq_printf(m, "waits %llu\n", sums.stats.waits);
+	seq_printf(m, "spills %llu\n", sums.stats.spills);
+
+	for (qid = 0; qid < uring->nr_queues; qid++)
+		fuse_uring_show_queue(m, uring->queues[qid]);
+
+	return 0;
+}
+
+static int fuse_uring_stats_open(struct inode *inode, struct file *file)
+{
+	struct fuse_conn *fc = fuse_ctl_file_conn_get(file);
+	int err;
+
+	if (!fc)
+		return -ENODEV;
+
+	err = single_open(file, fuse_uring_stats_show, fc);
+	if (err)
+		fuse_conn_put(fc);
+
+	return err;
+}
+
+static int fuse_uring_stats_release(struct inode *inode, struct file *file)
+{
+	struct seq_file *m = file->private_data;
+
+	fuse_conn_put(m->private);
+
+	return single_release(inode, file);
+}
+
+const struct file_operations fuse_uring_stats_ops = {
+	.open		= fuse_uring_stats_open,
+	.read		= seq_read,
+	.llseek		= seq_lseek,
+	.release	= fuse_uring_stats_release,
+};

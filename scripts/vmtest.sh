@@ -1,0 +1,45 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Boot the tree's kernel with the tree's selftests and run them:
+#   vmtest.sh [--kernel ordinary|debug] [--image BZIMAGE] [--cmd 'SHELL COMMAND'] [--append ARGS] [TEST...]
+# TEST is a program of tools/testing/selftests/fuse (default: all).  With --cmd, that command runs in
+# the guest instead, in /kselftest/fuse.  --image skips the kernel's build.  The results as counted go
+# to build/logs/test-BASE-KERNEL.ktap, the console beside it.  FU_TEST_TIMEOUT: seconds for everything.
+. "$(dirname "$0")/lib.sh"
+
+kernel=ordinary image='' cmd='' append='' tests=()
+while [ $# -gt 0 ]; do
+	case $1 in
+	--kernel) kernel=$2; shift ;;
+	--image) image=$2; shift ;;
+	--cmd) cmd=$2; shift ;;
+	--append) append=$2; shift ;;
+	-*) die "unknown argument $1" ;;
+	*) tests+=("$1") ;;
+	esac
+	shift
+done
+[ -n "$image" ] || image=$("$FU_TOP/scripts/build-kernel.sh" --kernel "$kernel" | tee /dev/stderr | tail -n 1)
+install=$("$FU_TOP/scripts/build-kselftest.sh" | tee /dev/stderr | tail -n 1)
+initrd=$FU_BUILD/initrd-$FU_BASE_NAME.cpio
+"$FU_TOP/scripts/initramfs.sh" "$initrd" "$install:/kselftest" \
+	"$(command -v timeout):/usr/bin/timeout"
+choose_accel "$image" "$initrd"
+
+console=$FU_LOGS/test-$FU_BASE_NAME-$kernel.console
+per_test=900
+[ "$kernel" = ordinary ] || per_test=1800
+if [ -n "$cmd" ]; then
+	exec "$FU_TOP/scripts/vm-run.py" --kernel "$image" --initrd "$initrd" --log "$console" --show tests \
+		--timeout "${FU_TEST_TIMEOUT:-1800}" --append "$append" --cmd "cd /kselftest/fuse && $cmd"
+fi
+selection='-c fuse'
+if [ ${#tests[@]} -gt 0 ]; then
+	selection=$(printf -- '-t fuse:%s ' "${tests[@]}")
+fi
+status=0
+"$FU_TOP/scripts/vm-run.py" --kernel "$image" --initrd "$initrd" --log "$console" --show tests \
+	--timeout "${FU_TEST_TIMEOUT:-2400}" --quiet-limit 600 --append "$append" \
+	--cmd "cd /kselftest && ./run_kselftest.sh -o $per_test $selection" || status=$?
+"$FU_TOP/scripts/ktap.py" --label "$FU_BASE_NAME $kernel" --guest-status $status \
+	--out "${console%.console}.ktap" "$console"

@@ -1,0 +1,427 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Background requests: readahead, writeback and asynchronous direct I/O hold
+ * no more slots than they have credits for, wait for nobody, and give back
+ * what they held however they end.
+ */
+
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <sys/ioctl.h>
+
+#include "../kselftest_harness.h"
+#include "common.h"
+#include "puppet.h"
+
+#define FILE2		(TEST_MNT "/f2")
+#define DEPTH		6
+#define CREDITS		2
+/* Of the connection, where the ring's credits are not less. */
+#define MAX_BACKGROUND	5
+
+/* Nothing more comes: long enough to notice, and never a reason to fail. */
+#define QUIET_MS	100
+
+FIXTURE(background)
+{
+	struct puppet p;
+	struct puppet_held held;
+	struct requester reader;
+	unsigned int limit;
+};
+
+FIXTURE_VARIANT(background)
+{
+	enum test_transport transport;
+	unsigned int uring_flags;
+	unsigned int credits;
+};
+
+FIXTURE_VARIANT_ADD(background, dev) {
+	.transport = TRANSPORT_DEV,
+};
+
+FIXTURE_VARIANT_ADD(background, ring) {
+	.transport = TRANSPORT_RING,
+	.credits = CREDITS,
+};
+
+FIXTURE_VARIANT_ADD(background, ring_defer) {
+	.transport = TRANSPORT_RING,
+	.uring_flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
+	.credits = CREDITS,
+};
+
+/* All slots may be in the background: max_background is what counts. */
+FIXTURE_VARIANT_ADD(background, ring_all_credits) {
+	.transport = TRANSPORT_RING,
+	.credits = DEPTH,
+};
+
+FIXTURE_SETUP(background)
+{
+	const char *why = test_prepare(variant->transport);
+	struct puppet_options opt = {
+		.transport = variant->transport,
+		.uring_flags = variant->uring_flags,
+		.nr_queues = 1,
+		.depth = DEPTH,
+		.background = variant->credits,
+		.payload = 1 << 20,
+		.init_flags = FUSE_ASYNC_READ | FUSE_ASYNC_DIO |
+			      FUSE_WRITEBACK_CACHE,
+		.max_background = MAX_BACKGROUND,
+		.max_readahead = PUPPET_READAHEAD,
+		.max_write = 1 << 20,
+	};
+
+	if (why)
+		SKIP(return, "%s", why);
+	self->limit = variant->credits ? variant->credits : MAX_BACKGROUND;
+	if (self->limit > MAX_BACKGROUND)
+		self->limit = MAX_BACKGROUND;
+	ASSERT_EQ(0, puppet_start(&self->p, &opt));
+}
+
+FIXTURE_TEARDOWN(background)
+{
+	if (variant->transport == TRANSPORT_RING)
+		EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
+	puppet_stop(&self->p);
+}
+
+static const struct puppet_io ahead = {
+	.path = FILE2,
+	.len = 16 * PUPPET_READAHEAD,
+	.flags = O_RDONLY,
+	.check = true,
+};
+
+/* As many background reads in the test's hands as there can be. */
+#define HOLD_ALL()							\
+do {									\
+	ASSERT_EQ(0, requester_start(&self->reader, request_readahead,	\
+				     &ahead));			\
+	ASSERT_EQ(0, puppet_hold(&self->p, &self->held, FUSE_READ,	\
+				 self->limit));				\
+} while (0)
+
+/* The reader goes on to its end, and has read what it should. */
+#define FINISH()							\
+do {									\
+	ASSERT_EQ(0, puppet_release_all(&self->p, &self->held));	\
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->reader));		\
+	ASSERT_EQ(0, requester_start(&self->reader, request_read,	\
+				     &ahead));			\
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->reader));		\
+} while (0)
+
+TEST_F(background, holds_no_more_than_its_share)
+{
+	HOLD_ALL();
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ, QUIET_MS));
+	if (variant->transport == TRANSPORT_RING) {
+		EXPECT_EQ(self->limit,
+			  ring_queue_stat(self->p.conn, 0, "background"));
+		EXPECT_EQ(self->limit,
+			  ring_queue_stat(self->p.conn, 0, "busy"));
+	}
+	FINISH();
+}
+
+TEST_F(background, each_reply_lets_one_in)
+{
+	unsigned int i;
+
+	HOLD_ALL();
+	for (i = 0; i < 4; i++) {
+		ASSERT_EQ(0, puppet_release(&self->p, &self->held));
+		ASSERT_EQ(0, puppet_hold(&self->p, &self->held, FUSE_READ,
+					 self->limit));
+	}
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ, QUIET_MS));
+	FINISH();
+}
+
+TEST_F(background, synchronous_requests_pass)
+{
+	struct requester r;
+	unsigned int i;
+
+	HOLD_ALL();
+	for (i = 0; i < 10; i++) {
+		ASSERT_EQ(0, requester_start(&r, request_stat, FILE2));
+		ASSERT_EQ(0, puppet_serve(&self->p, &r));
+	}
+	EXPECT_EQ(self->limit, self->held.nr);
+	FINISH();
+}
+
+/* The other way round: they do not starve in the background either. */
+TEST_F(background, passes_synchronous_requests)
+{
+	struct requester r;
+
+	ASSERT_EQ(0, requester_start(&r, request_stats_for_ever, FILE2));
+	ASSERT_EQ(0, requester_start(&self->reader, request_readahead,
+				     &ahead));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->reader));
+	kill(r.pid, SIGKILL);
+	EXPECT_EQ(-SIGKILL, puppet_serve(&self->p, &r));
+}
+
+TEST_F(background, limit_is_lowered_and_raised)
+{
+	unsigned int more = variant->credits ? self->limit : MAX_BACKGROUND + 2;
+	unsigned int i;
+
+	HOLD_ALL();
+	ASSERT_EQ(0, conn_ctl_write(self->p.conn, "max_background", "1"));
+	/* What has been sent already is not called back. */
+	for (i = 0; i < MAX_BACKGROUND; i++) {
+		ASSERT_EQ(0, puppet_hold(&self->p, &self->held, FUSE_READ, 1));
+		ASSERT_EQ(0, puppet_release(&self->p, &self->held));
+	}
+	ASSERT_EQ(0, puppet_hold(&self->p, &self->held, FUSE_READ, 1));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ, QUIET_MS));
+
+	/* It is looked at when something ends. */
+	ASSERT_EQ(0, conn_ctl_write(self->p.conn, "max_background", "7"));
+	ASSERT_EQ(0, puppet_release(&self->p, &self->held));
+	ASSERT_EQ(0, puppet_hold(&self->p, &self->held, FUSE_READ, more));
+	FINISH();
+}
+
+/* However a request ends, the next one gets its place. */
+TEST_F(background, errors_give_back)
+{
+	unsigned int i;
+
+	HOLD_ALL();
+	for (i = 0; i < 8; i++) {
+		ASSERT_EQ(0, puppet_reply(&self->p, self->held.req[0], -EIO,
+					  NULL, 0));
+		free(self->held.req[0]);
+		self->held.nr--;
+		memmove(self->held.req, self->held.req + 1,
+			self->held.nr * sizeof(self->held.req[0]));
+		ASSERT_EQ(0, puppet_hold(&self->p, &self->held, FUSE_READ,
+					 self->limit));
+	}
+	FINISH();
+}
+
+TEST_F(background, bad_replies_give_back)
+{
+	static char data[PUPPET_READAHEAD + 1];
+	static struct puppet_req req;
+	unsigned int i;
+
+	HOLD_ALL();
+	for (i = 0; i < 8; i++) {
+		struct puppet_req *bad = self->held.req[0];
+		int ret = puppet_reply(&self->p, bad, 0, data, sizeof(data));
+
+		if (bad->ring) {
+			struct fuse_uring_req_cmd cmd = { .slot = bad->slot };
+
+			ASSERT_EQ(0, ret);
+			do {
+				ret = puppet_next(&self->p, &req, TEST_WAIT_MS);
+				ASSERT_NE(PUPPET_TIMEOUT, ret);
+				if (ret != PUPPET_REQUEST)
+					break;
+				/* The next one, in another slot. */
+				ASSERT_EQ(FUSE_READ, req.in.opcode);
+				ASSERT_EQ(0, puppet_answer(&self->p, &req));
+			} while (1);
+			ASSERT_EQ(-EBADMSG, ret);
+			ASSERT_EQ(0, puppet_command(&self->p,
+						    FUSE_URING_REQ_FETCH,
+						    &cmd));
+		} else {
+			ASSERT_EQ(-EINVAL, ret);
+		}
+		free(bad);
+		self->held.nr--;
+		memmove(self->held.req, self->held.req + 1,
+			self->held.nr * sizeof(self->held.req[0]));
+		if (puppet_hold(&self->p, &self->held, FUSE_READ, self->limit))
+			break;
+	}
+	EXPECT_LT(0, self->held.nr);
+	FINISH();
+}
+
+TEST_F(background, abort_ends_all)
+{
+	struct requester writer;
+	struct puppet_io io = { .path = FILE2, .len = 4096, .flags = O_RDWR };
+	int ret;
+
+	HOLD_ALL();
+	ASSERT_EQ(0, requester_start(&writer, request_write, &io));
+	ASSERT_EQ(0, conn_abort(self->p.conn));
+	/* fadvise(2) does not tell of it. */
+	EXPECT_NE(REQUESTER_HANGS, requester_join(&self->reader));
+	ret = requester_join(&writer);
+	EXPECT_NE(REQUESTER_HANGS, ret);
+	EXPECT_NE(0, ret);
+	EXPECT_TRUE(conn_waiting_becomes(self->p.conn, 0));
+	if (variant->transport == TRANSPORT_RING)
+		EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
+}
+
+static int request_write_sync(const void *arg)
+{
+	const struct puppet_io *io = arg;
+	int fd, err = request_write(io);
+
+	if (err)
+		return err;
+	fd = open(io->path, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	return fsync(fd) ? -errno : 0;
+}
+
+TEST_F(background, writeback)
+{
+	struct puppet_io io = {
+		.path = FILE2,
+		.len = 8 << 20,
+		.flags = O_RDWR,
+	};
+	struct requester r;
+	unsigned int i, j;
+
+	ASSERT_EQ(0, requester_start(&self->reader, request_write_sync, &io));
+	ASSERT_EQ(0, puppet_hold(&self->p, &self->held, FUSE_WRITE,
+				 self->limit));
+	for (i = 0; i < self->held.nr; i++) {
+		struct fuse_write_in *in = &self->held.req[i]->write;
+		unsigned char *data = (unsigned char *)(in + 1);
+
+		EXPECT_EQ(FUSE_WRITE_CACHE, in->write_flags & FUSE_WRITE_CACHE);
+		EXPECT_EQ(sizeof(*in) + in->size, self->held.req[i]->arg_len);
+		for (j = 0; j < in->size; j++)
+			if (data[j] != test_byte(2, in->offset + j))
+				break;
+		EXPECT_EQ(in->size, j);
+	}
+	ASSERT_EQ(0, requester_start(&r, request_stat, TEST_MNT "/f3"));
+	ASSERT_EQ(0, puppet_serve(&self->p, &r));
+	ASSERT_EQ(0, puppet_release_all(&self->p, &self->held));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->reader));
+}
+
+/* Eight direct reads at once, from one thread. */
+static int request_async_reads(const void *arg)
+{
+	const struct puppet_io *io = arg;
+	int fd = open(io->path, O_RDONLY | O_DIRECT | O_CLOEXEC), i;
+	unsigned int done;
+	int err = 0;
+	struct io_uring uring;
+	unsigned char *buf;
+	size_t j;
+
+	if (fd < 0 || io_uring_queue_init(8, &uring, 0))
+		return -errno;
+	if (posix_memalign((void **)&buf, 4096, 8 * io->len))
+		return -errno;
+	for (i = 0; i < 8; i++)
+		io_uring_prep_read(io_uring_get_sqe(&uring), fd,
+				   buf + i * io->len, io->len, i * io->len);
+	if (io_uring_submit(&uring) != 8)
+		return -EIO;
+	for (done = 0; done < 8; done++) {
+		struct io_uring_cqe *cqe;
+
+		if (io_uring_wait_cqe(&uring, &cqe))
+			return -EIO;
+		if (cqe->res < 0)
+			err = cqe->res;
+		else if ((size_t)cqe->res != io->len)
+			err = -ENODATA;
+		io_uring_cqe_seen(&uring, cqe);
+	}
+	for (j = 0; j < 8 * io->len && !err; j++)
+		if (buf[j] != test_byte(2, j))
+			err = -EILSEQ;
+	return err;
+}
+
+TEST_F(background, direct)
+{
+	struct puppet_io io = { .path = FILE2, .len = 64 << 10 };
+	struct requester r;
+
+	ASSERT_EQ(0, requester_start(&self->reader, request_async_reads, &io));
+	ASSERT_EQ(0, puppet_hold(&self->p, &self->held, FUSE_READ,
+				 self->limit));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ, QUIET_MS));
+	ASSERT_EQ(0, requester_start(&r, request_stat, FILE2));
+	EXPECT_EQ(0, puppet_serve(&self->p, &r));
+	ASSERT_EQ(0, puppet_release_all(&self->p, &self->held));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->reader));
+}
+
+/* One thread's readahead uses the other queues of its node. */
+TEST(background_spills)
+{
+	const char *why = test_prepare(TRANSPORT_RING);
+	struct puppet_options opt = {
+		.transport = TRANSPORT_RING,
+		.depth = 2,
+		.background = 1,
+		.payload = 256 << 10,
+		.init_flags = FUSE_ASYNC_READ,
+		.max_background = 64,
+		.max_readahead = PUPPET_READAHEAD,
+	};
+	unsigned int qid, home, mates = 0, used = 0;
+	static struct puppet_held held;
+	unsigned long long seen = 0;
+	struct requester r;
+	struct puppet p;
+	cpu_set_t one;
+	long node;
+
+	if (why)
+		SKIP(return, "%s", why);
+	ASSERT_EQ(0, puppet_start(&p, &opt));
+	home = sched_getcpu();
+	CPU_ZERO(&one);
+	CPU_SET(home, &one);
+	/* With a queue per CPU, their numbers are the same. */
+	node = ring_queue_stat(p.conn, home, "node");
+	for (qid = 0; qid < p.setup.nr_queues; qid++)
+		mates += ring_queue_stat(p.conn, qid, "node") == node;
+	if (mates < 2 || p.setup.nr_queues > 64) {
+		puppet_stop(&p);
+		SKIP(return, "needs two CPUs of one node");
+	}
+	ASSERT_EQ(0, sched_setaffinity(0, sizeof(one), &one));
+	ASSERT_EQ(0, requester_start(&r, request_readahead, &ahead));
+	ASSERT_EQ(0, puppet_hold(&p, &held, FUSE_READ, mates));
+	for (qid = 0; qid < mates; qid++) {
+		unsigned long long bit = 1ULL << held.req[qid]->qid;
+
+		used += !(seen & bit);
+		seen |= bit;
+		EXPECT_EQ(node, ring_queue_stat(p.conn, held.req[qid]->qid,
+						"node"));
+	}
+	EXPECT_EQ(mates, used);
+	EXPECT_LT(0, ring_queues_stat(p.conn, "spills") +
+		     ring_stat(p.conn, "spills"));
+	ASSERT_EQ(0, puppet_release_all(&p, &held));
+	EXPECT_EQ(0, puppet_serve(&p, &r));
+	EXPECT_EQ(0, ring_stat(p.conn, "requests_dev"));
+	puppet_stop(&p);
+}
+
+TEST_HARNESS_MAIN

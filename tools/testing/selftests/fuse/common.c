@@ -1,0 +1,407 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Helpers of all FUSE transport tests, see common.h. */
+
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <linux/fuse.h>
+
+#include "common.h"
+
+#define FUSECTL_MAGIC	0x65735543
+
+static void fail(const char *what)
+{
+	fprintf(stderr, "# %s: %s\n", what, strerror(errno));
+	_exit(1);
+}
+
+static pid_t main_pid;
+static char switch_at_start;
+
+/*
+ * Tests run in processes that may be killed, so it is the program that
+ * remembers what the switch was.
+ */
+static void __attribute__((constructor)) switch_save(void)
+{
+	char buf[8];
+
+	main_pid = getpid();
+	if (file_read(TEST_PARAM, buf, sizeof(buf)) > 0)
+		switch_at_start = buf[0];
+}
+
+static void __attribute__((destructor)) switch_restore(void)
+{
+	char text[2] = { switch_at_start };
+
+	if (switch_at_start && getpid() == main_pid)
+		file_write(TEST_PARAM, text);
+}
+
+int ring_switch(bool on)
+{
+	return file_write(TEST_PARAM, on ? "Y" : "N");
+}
+
+/* Other kernels have a switch of this name for another kind of ring. */
+static bool ring_exists(int fd)
+{
+	struct fuse_uring_setup setup = { .size = sizeof(setup) };
+
+	return ioctl(fd, FUSE_DEV_IOC_URING_SETUP, &setup) == 0 ||
+	       errno != ENOTTY;
+}
+
+const char *test_prepare(enum test_transport transport)
+{
+	bool ring = transport == TRANSPORT_RING;
+	struct statfs fs;
+	int fd;
+
+	if (geteuid())
+		return "needs root";
+	/* Loads the module when there is one. */
+	fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return "no /dev/fuse";
+	if (ring) {
+		if (access(TEST_PARAM, F_OK))
+			return "kernel without CONFIG_FUSE_IO_URING";
+		if (!ring_exists(fd))
+			return "kernel without the managed ring";
+		if (ring_switch(true))
+			fail(TEST_PARAM);
+	}
+	close(fd);
+
+	if (unshare(CLONE_NEWNS))
+		fail("new mount namespace");
+	if (mount("", "/", NULL, MS_REC | MS_PRIVATE, NULL))
+		fail("private mounts");
+	if (mount("test", TEST_DIR, "tmpfs", 0, NULL))
+		fail("tmpfs at " TEST_DIR);
+	if (mkdir(TEST_MNT, 0755))
+		fail("mkdir " TEST_MNT);
+	if (statfs(TEST_FUSECTL, &fs))
+		fail(TEST_FUSECTL);
+	if (fs.f_type != FUSECTL_MAGIC &&
+	    mount("test", TEST_FUSECTL, "fusectl", 0, NULL))
+		fail("fusectl at " TEST_FUSECTL);
+	return NULL;
+}
+
+unsigned int test_ms(void)
+{
+	const char *env = getenv("FUSE_TEST_SECONDS");
+
+	return env && atoi(env) > 0 ? atoi(env) * 1000 : 500;
+}
+
+__u64 now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000ULL + ts.tv_nsec / 1000000;
+}
+
+void sleep_ms(unsigned int ms)
+{
+	struct timespec ts = { ms / 1000, ms % 1000 * 1000000L };
+
+	while (nanosleep(&ts, &ts) && errno == EINTR)
+		;
+}
+
+int file_read(const char *path, char *buf, size_t size)
+{
+	ssize_t len = 0, sum = 0;
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return -errno;
+	while ((size_t)sum < size - 1) {
+		len = read(fd, buf + sum, size - 1 - sum);
+		if (len <= 0)
+			break;
+		sum += len;
+	}
+	if (len < 0)
+		sum = -errno;
+	else
+		buf[sum] = 0;
+	close(fd);
+	return sum;
+}
+
+int file_write(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC), ret = 0;
+
+	if (fd < 0)
+		return -errno;
+	if (write(fd, text, strlen(text)) != (ssize_t)strlen(text))
+		ret = errno ? -errno : -EIO;
+	close(fd);
+	return ret;
+}
+
+long file_number(const char *path)
+{
+	char buf[64];
+	int ret = file_read(path, buf, sizeof(buf));
+
+	return ret < 0 ? ret - 1 : atol(buf);
+}
+
+int conn_number(const char *path)
+{
+	char line[1024], at[512];
+	unsigned int minor;
+	int found = -ENOENT;
+	FILE *f = fopen("/proc/self/mountinfo", "re");
+
+	if (!f)
+		return -errno;
+	/* The last line of a path is the mount that is on top. */
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, "%*d %*d %*u:%u %*s %511s", &minor, at) == 2 &&
+		    !strcmp(at, path))
+			found = minor;
+	fclose(f);
+	return found;
+}
+
+static void conn_path(char *path, size_t size, int conn, const char *name)
+{
+	snprintf(path, size, TEST_FUSECTL "/%d/%s", conn, name);
+}
+
+long conn_ctl_read(int conn, const char *name)
+{
+	char path[128];
+
+	conn_path(path, sizeof(path), conn, name);
+	return file_number(path);
+}
+
+int conn_ctl_write(int conn, const char *name, const char *text)
+{
+	char path[128];
+
+	conn_path(path, sizeof(path), conn, name);
+	return file_write(path, text);
+}
+
+int conn_abort(int conn)
+{
+	return conn_ctl_write(conn, "abort", "1");
+}
+
+bool conn_waiting_becomes(int conn, long value)
+{
+	__u64 end = now_ms() + TEST_WAIT_MS;
+
+	do {
+		if (conn_ctl_read(conn, "waiting") == value)
+			return true;
+		sleep_ms(1);
+	} while (now_ms() < end);
+	return false;
+}
+
+bool conn_gone(int conn)
+{
+	__u64 end = now_ms() + TEST_WAIT_MS;
+	char path[128];
+
+	conn_path(path, sizeof(path), conn, "");
+	do {
+		if (access(path, F_OK))
+			return true;
+		sleep_ms(1);
+	} while (now_ms() < end);
+	return false;
+}
+
+/* The text after the word @key in a line of "key value key value" pairs. */
+static bool line_value(const char *line, const char *key, long *value)
+{
+	size_t len = strlen(key);
+	const char *at = line;
+
+	while (*at) {
+		if (!strncmp(at, key, len) && at[len] == ' ') {
+			*value = strtol(at + len + 1, NULL, 0);
+			return true;
+		}
+		while (*at && *at != ' ')
+			at++;
+		while (*at == ' ')
+			at++;
+	}
+	return false;
+}
+
+/*
+ * Adds up @key over the lines that begin with "queue" (of number @qid, or all
+ * for -1), or takes it from the line that begins with it.
+ */
+static long ring_file(int conn, bool queues, long qid, const char *key)
+{
+	static char text[1 << 20];
+	char path[128], *line, *save;
+	long value, number, sum = -1;
+
+	conn_path(path, sizeof(path), conn, "uring");
+	if (file_read(path, text, sizeof(text)) < 0)
+		return -1;
+	for (line = strtok_r(text, "\n", &save); line;
+	     line = strtok_r(NULL, "\n", &save)) {
+		bool is_queue = !strncmp(line, "queue ", 6);
+
+		if (is_queue != queues)
+			continue;
+		if (!queues) {
+			if (!strncmp(line, key, strlen(key)) &&
+			    line[strlen(key)] == ' ')
+				return strtol(line + strlen(key) + 1, NULL, 0);
+			continue;
+		}
+		if (qid >= 0 &&
+		    (!line_value(line, "queue", &number) || number != qid))
+			continue;
+		if (line_value(line, key, &value))
+			sum = sum < 0 ? value : sum + value;
+	}
+	return sum;
+}
+
+long ring_stat(int conn, const char *key)
+{
+	return ring_file(conn, false, -1, key);
+}
+
+long ring_queue_stat(int conn, unsigned int qid, const char *key)
+{
+	return ring_file(conn, true, qid, key);
+}
+
+long ring_queues_stat(int conn, const char *key)
+{
+	return ring_file(conn, true, -1, key);
+}
+
+bool ring_queues_stat_becomes(int conn, const char *key, long value)
+{
+	__u64 end = now_ms() + TEST_WAIT_MS;
+
+	do {
+		if (ring_queues_stat(conn, key) == value)
+			return true;
+		sleep_ms(1);
+	} while (now_ms() < end);
+	return false;
+}
+
+int requester_start(struct requester *r, int (*fn)(const void *arg),
+		    const void *arg)
+{
+	fflush(NULL);
+	r->pid = fork();
+	if (r->pid < 0)
+		return -errno;
+	if (!r->pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		syscall(SYS_close_range, 3, ~0U, 0);
+		_exit(-fn(arg));
+	}
+	r->pidfd = syscall(SYS_pidfd_open, r->pid, 0);
+	return r->pidfd < 0 ? -errno : 0;
+}
+
+bool requester_ended(struct requester *r, int *result, unsigned int ms)
+{
+	struct pollfd pfd = { .fd = r->pidfd, .events = POLLIN };
+	__u64 end = now_ms() + ms;
+	int status, ret;
+
+	do {
+		__u64 now = now_ms();
+
+		ret = poll(&pfd, 1, now < end ? end - now : 0);
+	} while (ret < 0 && errno == EINTR);
+	if (ret <= 0 || waitpid(r->pid, &status, 0) != r->pid)
+		return false;
+	close(r->pidfd);
+	if (result)
+		*result = WIFEXITED(status) ? WEXITSTATUS(status) :
+					      -WTERMSIG(status);
+	return true;
+}
+
+int requester_join(struct requester *r)
+{
+	int result;
+
+	return requester_ended(r, &result, TEST_WAIT_MS) ? result :
+							  REQUESTER_HANGS;
+}
+
+bool requester_sleeps(const struct requester *r)
+{
+	__u64 end = now_ms() + TEST_WAIT_MS;
+	char path[64], buf[512], *at;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", r->pid);
+	do {
+		if (file_read(path, buf, sizeof(buf)) <= 0)
+			return false;
+		at = strrchr(buf, ')');
+		if (at && (at[2] == 'S' || at[2] == 'D'))
+			return true;
+		sleep_ms(1);
+	} while (now_ms() < end);
+	return false;
+}
+
+__u64 test_seed(void)
+{
+	const char *env = getenv("FUSE_TEST_SEED");
+	__u64 seed = env ? strtoull(env, NULL, 0) :
+			      now_ms() * 2654435761u + getpid();
+
+	printf("# FUSE_TEST_SEED=%llu\n", (unsigned long long)seed);
+	fflush(stdout);
+	return seed;
+}
+
+/* xorshift64*: good enough to choose offsets, and the same everywhere. */
+__u64 test_random(__u64 *state)
+{
+	__u64 x = *state ? *state : 88172645463325252ULL;
+
+	x ^= x >> 12;
+	x ^= x << 25;
+	x ^= x >> 27;
+	*state = x;
+	return x * 2685821657736338717ULL;
+}

@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What all FUSE transport tests share: a private place to mount, the ring's
+ * switch, the kernel's own figures about a connection, and processes that
+ * make requests.
+ */
+#ifndef FUSE_TEST_COMMON_H
+#define FUSE_TEST_COMMON_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <linux/types.h>
+#include <sys/types.h>
+
+#ifndef ARRAY_SIZE
+#define ARRAY_SIZE(arr) (sizeof(arr) / sizeof((arr)[0]))
+#endif
+
+/* How a filesystem's requests travel: the variants of the fixtures. */
+enum test_transport {
+	TRANSPORT_DEV,
+	TRANSPORT_RING,
+};
+
+/* Everything is waited for at most this long, also on an emulated debug kernel. */
+#define TEST_WAIT_MS	20000
+
+/* For TEST_F_TIMEOUT(): more than the waiting that a test can add up. */
+#define TEST_TIMEOUT	120
+
+/*
+ * A private mount namespace with an empty tmpfs at TEST_DIR, the control
+ * filesystem at TEST_FUSECTL, and the ring switched on for a test that wants
+ * it.  Returns NULL, or why the test cannot run here: to be told with SKIP().
+ * Exits with a failure when something breaks that should work.
+ */
+const char *test_prepare(enum test_transport transport);
+
+#define TEST_DIR	"/tmp"
+#define TEST_MNT	TEST_DIR "/mnt"
+#define TEST_FUSECTL	"/sys/fs/fuse/connections"
+#define TEST_PARAM	"/sys/module/fuse/parameters/enable_uring"
+
+/*
+ * Sets fuse.enable_uring.  What it was is restored when the test program ends,
+ * whichever way its tests do.  Returns 0 or a negative errno.
+ */
+int ring_switch(bool on);
+
+/* For how long a test repeats something: FUSE_TEST_SECONDS, or half of one. */
+unsigned int test_ms(void);
+
+__u64 now_ms(void);
+void sleep_ms(unsigned int ms);
+
+/* Whole small files; numbers are -1 - errno on failure. */
+int file_read(const char *path, char *buf, size_t size);
+int file_write(const char *path, const char *text);
+long file_number(const char *path);
+
+/*
+ * The number of the connection mounted at @path, without sending it a request.
+ * Negative errno on failure.
+ */
+int conn_number(const char *path);
+
+/* A file of the connection in the control filesystem. */
+long conn_ctl_read(int conn, const char *name);
+int conn_ctl_write(int conn, const char *name, const char *text);
+int conn_abort(int conn);
+
+/* How many requests the kernel waits for on this connection. */
+bool conn_waiting_becomes(int conn, long value);
+
+/* Waits until the connection is gone from the control filesystem. */
+bool conn_gone(int conn);
+
+/* A value of the connection's statistics file, or -1 when there is none. */
+long ring_stat(int conn, const char *key);
+
+/* A value of the line about queue @qid in that file, or -1. */
+long ring_queue_stat(int conn, unsigned int qid, const char *key);
+
+/* The sum of a value over all queues, or -1. */
+long ring_queues_stat(int conn, const char *key);
+
+/* Waits until the sum over all queues is @value, no longer than TEST_WAIT_MS. */
+bool ring_queues_stat_becomes(int conn, const char *key, long value);
+
+/*
+ * A requester is a process of its own with none of the test's descriptors, so
+ * that it keeps neither the connection nor an io_uring alive.  @fn gets @arg
+ * and returns 0 or a negative errno.
+ */
+struct requester {
+	pid_t	pid;
+	int	pidfd;
+};
+
+int requester_start(struct requester *r, int (*fn)(const void *arg),
+		    const void *arg);
+
+/*
+ * True when the process ended within @ms.  Then *result is 0, the errno
+ * (positive) that @fn returned, or minus the signal that killed it.
+ */
+bool requester_ended(struct requester *r, int *result, unsigned int ms);
+
+/* The same, bounded by TEST_WAIT_MS; -1000 when it did not end: it hangs. */
+int requester_join(struct requester *r);
+#define REQUESTER_HANGS	(-1000)
+
+/* True when the requester sleeps in the kernel ('S' or 'D' in its stat file). */
+bool requester_sleeps(const struct requester *r);
+
+/* Seeds are printed, and FUSE_TEST_SEED repeats a run. */
+__u64 test_seed(void);
+__u64 test_random(__u64 *state);
+
+/* The byte that a test file has at @offset. */
+static inline unsigned char test_byte(__u64 file, __u64 offset)
+{
+	return (unsigned char)(offset * 31 + (offset >> 9) * 7 + file * 101 + 1);
+}
+
+#endif

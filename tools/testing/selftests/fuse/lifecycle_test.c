@@ -1,0 +1,1039 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * How a connection ends: at every stage of its life, in every way.  Each
+ * request is answered, nobody hangs, and a new connection works.
+ *
+ * Suspend and freezing are not here: they need a machine that wakes up again.
+ */
+
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <pthread.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+
+#include "../kselftest_harness.h"
+#include "common.h"
+#include "puppet.h"
+
+#define FILE2	(TEST_MNT "/f2")
+#define DEFER	(IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN)
+
+/* How far the server has come when the end begins. */
+enum stage {
+	STAGE_MOUNTED,		/* FUSE_INIT waits on /dev/fuse */
+	STAGE_SETUP,		/* the ring has been made */
+	STAGE_MAPPED,
+	STAGE_IN_INIT,		/* one slot is armed, and holds FUSE_INIT */
+	STAGE_IDLE,		/* all is well, all slots are armed */
+	STAGE_HOLDING,		/* takes requests, answers none */
+	STAGE_DEAF,		/* does not enter the kernel: requests lie in */
+				/* slots that it has not been told of */
+	STAGE_SERVING,		/* busy */
+};
+
+struct life {
+	enum test_transport transport;
+	enum stage stage;
+	unsigned int uring_flags;
+};
+
+/* A server in a process of its own. */
+struct daemon {
+	struct requester process;
+	int conn;
+};
+
+static struct {
+	struct life life;
+	int ready;
+} daemon_args;
+
+static int serve_for_ever(struct puppet *p, bool answer)
+{
+	static struct puppet_req req;
+	int ret;
+
+	for (;;) {
+		ret = puppet_next(p, &req, 1000);
+		if (ret == PUPPET_REQUEST && answer)
+			puppet_answer(p, &req);
+		if (ret < 0 && ret != -EINTR && ret != -ENOENT)
+			return 0;
+	}
+}
+
+static int daemon_life(struct puppet *p, const struct life *life)
+{
+	struct puppet_options opt = {
+		.transport = life->transport,
+		.uring_flags = life->uring_flags,
+		.nr_queues = 1,
+		.depth = 2,
+		.init_flags = FUSE_ASYNC_READ,
+		.max_readahead = PUPPET_READAHEAD,
+	};
+	struct fuse_uring_req_cmd cmd = { 0 };
+	static struct puppet_req req;
+	int ret;
+
+	ret = puppet_open(p, &opt);
+	if (!ret)
+		ret = puppet_mount(p);
+	if (ret || life->stage == STAGE_MOUNTED)
+		return ret;
+	if (life->transport == TRANSPORT_RING) {
+		ret = puppet_setup(p);
+		if (ret || life->stage == STAGE_SETUP)
+			return ret;
+		ret = puppet_map(p);
+		if (ret || life->stage == STAGE_MAPPED)
+			return ret;
+		ret = puppet_uring(p);
+		if (ret)
+			return ret;
+		if (life->stage == STAGE_IN_INIT) {
+			ret = puppet_command(p, FUSE_URING_REQ_FETCH, &cmd);
+			return ret ? ret : puppet_until(p, &req, FUSE_INIT);
+		}
+		ret = puppet_arm(p);
+	}
+	if (!ret && life->stage == STAGE_IN_INIT)
+		return puppet_until(p, &req, FUSE_INIT);
+	return ret ? ret : puppet_init(p);
+}
+
+static void exec_handler(int sig)
+{
+	/* It prints its usage, and ends. */
+	close(1);
+	close(2);
+	execl("/proc/self/exe", "exec", "-h", NULL);
+	_exit(1);
+}
+
+/* The process of a server.  It has its descriptors from daemon_args. */
+static int daemon_main(void)
+{
+	static struct puppet p;
+	int ret;
+
+	signal(SIGUSR1, exec_handler);
+	ret = daemon_life(&p, &daemon_args.life);
+	if (!ret)
+		ret = p.conn;
+	if (write(daemon_args.ready, &ret, sizeof(ret)) != sizeof(ret) ||
+	    ret < 0)
+		return 1;
+	switch (daemon_args.life.stage) {
+	case STAGE_IDLE:
+	case STAGE_HOLDING:
+		return serve_for_ever(&p, false);
+	case STAGE_SERVING:
+		return serve_for_ever(&p, true);
+	default:
+		for (;;)
+			pause();
+	}
+}
+
+static int daemon_start(struct daemon *d, const struct life *life)
+{
+	int fds[2], ret = -EIO;
+
+	if (pipe(fds))
+		return -errno;
+	daemon_args.life = *life;
+	daemon_args.ready = fds[1];
+	fflush(NULL);
+	d->process.pid = fork();
+	if (!d->process.pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		_exit(daemon_main());
+	}
+	close(fds[1]);
+	d->process.pidfd = syscall(SYS_pidfd_open, d->process.pid, 0);
+	if (read(fds[0], &ret, sizeof(ret)) != sizeof(ret))
+		ret = -EIO;
+	close(fds[0]);
+	d->conn = ret;
+	return ret < 0 ? ret : 0;
+}
+
+static int daemon_kill(struct daemon *d)
+{
+	kill(d->process.pid, SIGKILL);
+	return requester_join(&d->process);
+}
+
+/* Unmounts what nobody uses any more, and waits until it is gone. */
+static int unmount(int conn)
+{
+	__u64 end = now_ms() + TEST_WAIT_MS;
+	int ret;
+
+	do {
+		ret = umount(TEST_MNT) ? -errno : 0;
+		if (ret == -EBUSY)
+			sleep_ms(1);
+	} while (ret == -EBUSY && now_ms() < end);
+	if (!ret && !conn_gone(conn))
+		ret = -ETIMEDOUT;
+	return ret;
+}
+
+FIXTURE(end)
+{
+	struct daemon d;
+	struct requester r[4];
+	struct requester reader;
+	bool requests;
+	bool before_init;
+};
+
+FIXTURE_VARIANT(end)
+{
+	struct life life;
+};
+
+FIXTURE_VARIANT_ADD(end, dev_mounted) {
+	.life.transport = TRANSPORT_DEV,
+	.life.stage = STAGE_MOUNTED,
+};
+
+FIXTURE_VARIANT_ADD(end, dev_in_init) {
+	.life.transport = TRANSPORT_DEV,
+	.life.stage = STAGE_IN_INIT,
+};
+
+FIXTURE_VARIANT_ADD(end, dev_idle) {
+	.life.transport = TRANSPORT_DEV,
+	.life.stage = STAGE_IDLE,
+};
+
+FIXTURE_VARIANT_ADD(end, dev_holding) {
+	.life.transport = TRANSPORT_DEV,
+	.life.stage = STAGE_HOLDING,
+};
+
+FIXTURE_VARIANT_ADD(end, dev_deaf) {
+	.life.transport = TRANSPORT_DEV,
+	.life.stage = STAGE_DEAF,
+};
+
+FIXTURE_VARIANT_ADD(end, dev_serving) {
+	.life.transport = TRANSPORT_DEV,
+	.life.stage = STAGE_SERVING,
+};
+
+FIXTURE_VARIANT_ADD(end, ring_mounted) {
+	.life.transport = TRANSPORT_RING,
+	.life.stage = STAGE_MOUNTED,
+};
+
+FIXTURE_VARIANT_ADD(end, ring_setup) {
+	.life.transport = TRANSPORT_RING,
+	.life.stage = STAGE_SETUP,
+};
+
+FIXTURE_VARIANT_ADD(end, ring_mapped) {
+	.life.transport = TRANSPORT_RING,
+	.life.stage = STAGE_MAPPED,
+};
+
+FIXTURE_VARIANT_ADD(end, ring_in_init) {
+	.life.transport = TRANSPORT_RING,
+	.life.stage = STAGE_IN_INIT,
+};
+
+FIXTURE_VARIANT_ADD(end, ring_idle) {
+	.life.transport = TRANSPORT_RING,
+	.life.stage = STAGE_IDLE,
+};
+
+FIXTURE_VARIANT_ADD(end, ring_holding) {
+	.life.transport = TRANSPORT_RING,
+	.life.stage = STAGE_HOLDING,
+};
+
+FIXTURE_VARIANT_ADD(end, ring_serving) {
+	.life.transport = TRANSPORT_RING,
+	.life.stage = STAGE_SERVING,
+};
+
+FIXTURE_VARIANT_ADD(end, ring_defer_in_init) {
+	.life.transport = TRANSPORT_RING,
+	.life.stage = STAGE_IN_INIT,
+	.life.uring_flags = DEFER,
+};
+
+FIXTURE_VARIANT_ADD(end, ring_defer_idle) {
+	.life.transport = TRANSPORT_RING,
+	.life.stage = STAGE_IDLE,
+	.life.uring_flags = DEFER,
+};
+
+FIXTURE_VARIANT_ADD(end, ring_defer_holding) {
+	.life.transport = TRANSPORT_RING,
+	.life.stage = STAGE_HOLDING,
+	.life.uring_flags = DEFER,
+};
+
+FIXTURE_VARIANT_ADD(end, ring_defer_deaf) {
+	.life.transport = TRANSPORT_RING,
+	.life.stage = STAGE_DEAF,
+	.life.uring_flags = DEFER,
+};
+
+FIXTURE_VARIANT_ADD(end, ring_defer_serving) {
+	.life.transport = TRANSPORT_RING,
+	.life.stage = STAGE_SERVING,
+	.life.uring_flags = DEFER,
+};
+
+FIXTURE_VARIANT_ADD(end, ring_sqpoll_holding) {
+	.life.transport = TRANSPORT_RING,
+	.life.stage = STAGE_HOLDING,
+	.life.uring_flags = IORING_SETUP_SQPOLL,
+};
+
+FIXTURE_VARIANT_ADD(end, ring_sqpoll_serving) {
+	.life.transport = TRANSPORT_RING,
+	.life.stage = STAGE_SERVING,
+	.life.uring_flags = IORING_SETUP_SQPOLL,
+};
+
+FIXTURE_SETUP(end)
+{
+	const char *why = test_prepare(variant->life.transport);
+
+	if (why)
+		SKIP(return, "%s", why);
+	ASSERT_EQ(0, daemon_start(&self->d, &variant->life));
+}
+
+/* Whatever happened, the next connection is a good one. */
+FIXTURE_TEARDOWN(end)
+{
+	struct puppet_options opt = {
+		.transport = variant->life.transport,
+		.uring_flags = variant->life.uring_flags,
+		.nr_queues = 1,
+		.depth = 1,
+	};
+	struct requester r;
+	struct puppet p;
+
+	EXPECT_EQ(0, puppet_start(&p, &opt));
+	EXPECT_EQ(0, requester_start(&r, request_stat, FILE2));
+	EXPECT_EQ(0, puppet_serve(&p, &r));
+	puppet_stop(&p);
+}
+
+/* Requests of all kinds, and all of them under way. */
+static void make_requests(struct __test_metadata *_metadata,
+			  struct _test_data_end *self, enum stage stage)
+{
+	static const struct puppet_io io = {
+		.path = FILE2,
+		.len = 4 * PUPPET_READAHEAD,
+	};
+	unsigned int i;
+
+	if (stage == STAGE_IDLE)
+		return;
+	/* A directory looks one name up at a time, so it is stat(2) of it. */
+	for (i = 0; i < ARRAY_SIZE(self->r); i++)
+		ASSERT_EQ(0, requester_start(&self->r[i],
+					     stage == STAGE_SERVING ?
+					     request_stats_for_ever :
+					     request_stat,
+					     stage == STAGE_SERVING ?
+					     FILE2 : TEST_MNT));
+	ASSERT_EQ(0, requester_start(&self->reader, request_readahead, &io));
+	self->requests = true;
+	self->before_init = stage < STAGE_IDLE;
+	if (stage == STAGE_SERVING)
+		sleep_ms(50);
+	else
+		/* FUSE_INIT is one of them until it has been answered. */
+		ASSERT_TRUE(conn_waiting_becomes(self->d.conn,
+						 stage < STAGE_IDLE ? 6 : 5));
+}
+
+/* Every requester comes back, and is told. */
+static void check_requests(struct __test_metadata *_metadata,
+			   struct _test_data_end *self)
+{
+	unsigned int i;
+	int ret;
+
+	for (i = 0; self->requests && i < ARRAY_SIZE(self->r); i++) {
+		ret = requester_join(&self->r[i]);
+		/* The last one is what a failed FUSE_INIT leaves. */
+		EXPECT_TRUE(ret == ENOTCONN || ret == ECONNABORTED ||
+			    (ret == ECONNREFUSED && self->before_init))
+			TH_LOG("requester %u: %d", i, ret);
+	}
+	if (self->requests)
+		EXPECT_NE(REQUESTER_HANGS, requester_join(&self->reader));
+}
+
+TEST_F_TIMEOUT(end, abort, TEST_TIMEOUT)
+{
+	make_requests(_metadata, self, variant->life.stage);
+	ASSERT_EQ(0, conn_abort(self->d.conn));
+	check_requests(_metadata, self);
+	EXPECT_TRUE(conn_waiting_becomes(self->d.conn, 0));
+	EXPECT_NE(REQUESTER_HANGS, daemon_kill(&self->d));
+	EXPECT_EQ(0, unmount(self->d.conn));
+}
+
+/* The end does not wait for the server to run. */
+TEST_F_TIMEOUT(end, abort_while_stopped, TEST_TIMEOUT)
+{
+	make_requests(_metadata, self, variant->life.stage);
+	ASSERT_EQ(0, kill(self->d.process.pid, SIGSTOP));
+	ASSERT_EQ(0, conn_abort(self->d.conn));
+	check_requests(_metadata, self);
+	EXPECT_EQ(0, unmount(self->d.conn));
+	ASSERT_EQ(0, kill(self->d.process.pid, SIGCONT));
+	EXPECT_NE(REQUESTER_HANGS, daemon_kill(&self->d));
+}
+
+TEST_F_TIMEOUT(end, kill, TEST_TIMEOUT)
+{
+	make_requests(_metadata, self, variant->life.stage);
+	EXPECT_EQ(-SIGKILL, daemon_kill(&self->d));
+	check_requests(_metadata, self);
+	EXPECT_TRUE(conn_waiting_becomes(self->d.conn, 0));
+	EXPECT_EQ(0, unmount(self->d.conn));
+}
+
+TEST_F_TIMEOUT(end, exec, TEST_TIMEOUT)
+{
+	make_requests(_metadata, self, variant->life.stage);
+	ASSERT_EQ(0, kill(self->d.process.pid, SIGUSR1));
+	EXPECT_NE(REQUESTER_HANGS, requester_join(&self->d.process));
+	check_requests(_metadata, self);
+	EXPECT_EQ(0, unmount(self->d.conn));
+}
+
+TEST_F_TIMEOUT(end, forced_unmount, TEST_TIMEOUT)
+{
+	int ret;
+
+	make_requests(_metadata, self, variant->life.stage);
+	ret = umount2(TEST_MNT, MNT_FORCE) ? -errno : 0;
+	check_requests(_metadata, self);
+	if (ret) {
+		/* The requesters were still in it. */
+		EXPECT_EQ(-EBUSY, ret);
+		EXPECT_EQ(0, unmount(self->d.conn));
+	} else {
+		EXPECT_TRUE(conn_gone(self->d.conn));
+	}
+	EXPECT_NE(REQUESTER_HANGS, daemon_kill(&self->d));
+}
+
+TEST_F_TIMEOUT(end, lazy_unmount, TEST_TIMEOUT)
+{
+	make_requests(_metadata, self, variant->life.stage);
+	ASSERT_EQ(0, umount2(TEST_MNT, MNT_DETACH));
+	/* Who is in it stays in it until the server goes. */
+	if (self->requests && variant->life.stage != STAGE_SERVING)
+		EXPECT_LT(0, conn_ctl_read(self->d.conn, "waiting"));
+	EXPECT_NE(REQUESTER_HANGS, daemon_kill(&self->d));
+	if (variant->life.stage == STAGE_SERVING) {
+		/* Paths lead to the empty directory below as of now. */
+		unsigned int i;
+
+		for (i = 0; i < ARRAY_SIZE(self->r); i++)
+			EXPECT_NE(REQUESTER_HANGS, requester_join(&self->r[i]));
+		EXPECT_NE(REQUESTER_HANGS, requester_join(&self->reader));
+	} else {
+		check_requests(_metadata, self);
+	}
+	EXPECT_TRUE(conn_gone(self->d.conn));
+}
+
+TEST_F_TIMEOUT(end, unmount, TEST_TIMEOUT)
+{
+	EXPECT_EQ(0, unmount(self->d.conn));
+	EXPECT_NE(REQUESTER_HANGS, daemon_kill(&self->d));
+}
+
+TEST_F_TIMEOUT(end, unmount_while_busy, TEST_TIMEOUT)
+{
+	make_requests(_metadata, self, variant->life.stage);
+	if (self->requests && variant->life.stage != STAGE_SERVING) {
+		EXPECT_EQ(-1, umount(TEST_MNT));
+		EXPECT_EQ(EBUSY, errno);
+	}
+	EXPECT_NE(REQUESTER_HANGS, daemon_kill(&self->d));
+	check_requests(_metadata, self);
+	EXPECT_EQ(0, unmount(self->d.conn));
+}
+
+/* Who has been killed goes, and does not disturb the rest. */
+TEST_F_TIMEOUT(end, requesters_first, TEST_TIMEOUT)
+{
+	unsigned int i;
+
+	make_requests(_metadata, self, variant->life.stage);
+	for (i = 0; self->requests && i < ARRAY_SIZE(self->r); i++)
+		kill(self->r[i].pid, SIGKILL);
+	if (self->requests)
+		kill(self->reader.pid, SIGKILL);
+	EXPECT_NE(REQUESTER_HANGS, daemon_kill(&self->d));
+	for (i = 0; self->requests && i < ARRAY_SIZE(self->r); i++)
+		EXPECT_EQ(-SIGKILL, requester_join(&self->r[i]));
+	if (self->requests)
+		EXPECT_NE(REQUESTER_HANGS, requester_join(&self->reader));
+	EXPECT_EQ(0, unmount(self->d.conn));
+}
+
+/* The order in which the parts of a server go. */
+FIXTURE(parts)
+{
+	struct puppet p;
+	struct puppet_held held;
+	struct requester r[2];
+};
+
+FIXTURE_VARIANT(parts)
+{
+	unsigned int uring_flags;
+};
+
+FIXTURE_VARIANT_ADD(parts, ring) {
+	.uring_flags = 0,
+};
+
+FIXTURE_VARIANT_ADD(parts, ring_defer) {
+	.uring_flags = DEFER,
+};
+
+FIXTURE_SETUP(parts)
+{
+	const char *why = test_prepare(TRANSPORT_RING);
+	struct puppet_options opt = {
+		.transport = TRANSPORT_RING,
+		.uring_flags = variant->uring_flags,
+		.nr_queues = 1,
+		.depth = 1,
+	};
+
+	if (why)
+		SKIP(return, "%s", why);
+	ASSERT_EQ(0, puppet_start(&self->p, &opt));
+	ASSERT_EQ(0, requester_start(&self->r[0], request_stat, FILE2));
+	ASSERT_EQ(0, puppet_serve(&self->p, &self->r[0]));
+
+	/* One in hand, and one that waits for the slot. */
+	ASSERT_EQ(0, requester_start(&self->r[0], request_stat, FILE2));
+	ASSERT_EQ(0, puppet_hold(&self->p, &self->held, FUSE_GETATTR, 1));
+	ASSERT_EQ(0, requester_start(&self->r[1], request_stat, FILE2));
+	ASSERT_TRUE(ring_queues_stat_becomes(self->p.conn, "pending", 1));
+}
+
+FIXTURE_TEARDOWN(parts)
+{
+	puppet_stop(&self->p);
+}
+
+/* A request in hand is not the io_uring's: another one takes it over. */
+TEST_F(parts, another_io_uring_goes_on)
+{
+	puppet_close_uring(&self->p);
+	EXPECT_FALSE(requester_ended(&self->r[0], NULL, 50));
+	ASSERT_EQ(0, puppet_uring(&self->p));
+	ASSERT_EQ(0, puppet_release_all(&self->p, &self->held));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[0]));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[1]));
+	EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
+}
+
+TEST_F(parts, io_uring_first)
+{
+	puppet_close_uring(&self->p);
+	puppet_close_dev(&self->p);
+	EXPECT_EQ(ECONNABORTED, requester_join(&self->r[0]));
+	EXPECT_EQ(ECONNABORTED, requester_join(&self->r[1]));
+}
+
+TEST_F(parts, device_first)
+{
+	puppet_close_dev(&self->p);
+	puppet_close_uring(&self->p);
+	EXPECT_EQ(ECONNABORTED, requester_join(&self->r[0]));
+	EXPECT_EQ(ECONNABORTED, requester_join(&self->r[1]));
+}
+
+/* An armed slot holds the device open, as any request of io_uring does. */
+TEST_F(parts, device_first_while_armed)
+{
+	int ret;
+
+	ASSERT_EQ(0, puppet_release_all(&self->p, &self->held));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[0]));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[1]));
+	ASSERT_TRUE(ring_queues_stat_becomes(self->p.conn, "parked", 1));
+	puppet_close_dev(&self->p);
+	EXPECT_EQ(1, ring_queues_stat(self->p.conn, "parked"));
+	puppet_close_uring(&self->p);
+	ASSERT_EQ(0, requester_start(&self->r[0], request_stat, FILE2));
+	ret = requester_join(&self->r[0]);
+	EXPECT_TRUE(ret == ENOTCONN || ret == ECONNABORTED) TH_LOG("%d", ret);
+}
+
+TEST_F(parts, mapping_first)
+{
+	puppet_unmap(&self->p);
+	puppet_close_dev(&self->p);
+	puppet_close_uring(&self->p);
+	EXPECT_EQ(ECONNABORTED, requester_join(&self->r[0]));
+	EXPECT_EQ(ECONNABORTED, requester_join(&self->r[1]));
+}
+
+/* With the last armed slot, what waits goes to /dev/fuse. */
+TEST_F(parts, last_slot_goes)
+{
+	ASSERT_EQ(0, puppet_release_all(&self->p, &self->held));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[0]));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[1]));
+	EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
+	puppet_close_uring(&self->p);
+	EXPECT_TRUE(ring_queues_stat_becomes(self->p.conn, "live", 0));
+
+	ASSERT_EQ(0, requester_start(&self->r[0], request_stat, FILE2));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[0]));
+	EXPECT_LT(0, ring_stat(self->p.conn, "requests_dev"));
+}
+
+/* And comes back with the first slot that is armed, if it still waits. */
+TEST_F(parts, first_slot_comes)
+{
+	long before;
+
+	ASSERT_EQ(0, puppet_release_all(&self->p, &self->held));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[0]));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[1]));
+	puppet_close_uring(&self->p);
+	ASSERT_TRUE(ring_queues_stat_becomes(self->p.conn, "live", 0));
+
+	ASSERT_EQ(0, requester_start(&self->r[0], request_stat, FILE2));
+	ASSERT_TRUE(conn_waiting_becomes(self->p.conn, 1));
+	before = ring_stat(self->p.conn, "requests_ring");
+	ASSERT_EQ(0, puppet_uring(&self->p));
+	ASSERT_EQ(0, puppet_arm(&self->p));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[0]));
+	EXPECT_LT(before, ring_stat(self->p.conn, "requests_ring"));
+	EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
+}
+
+/* The connection is as long as its last descriptor. */
+TEST_F(parts, clone_goes_on)
+{
+	__u32 source = self->p.fd;
+	int fd, ret;
+
+	fd = open("/dev/fuse", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, ioctl(fd, FUSE_DEV_IOC_CLONE, &source));
+	close(self->p.fd);
+	self->p.fd = fd;
+	ASSERT_EQ(0, puppet_release_all(&self->p, &self->held));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[0]));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[1]));
+	EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
+
+	puppet_close_uring(&self->p);
+	puppet_close_dev(&self->p);
+	ASSERT_EQ(0, requester_start(&self->r[0], request_stat, FILE2));
+	ret = requester_join(&self->r[0]);
+	EXPECT_TRUE(ret == ENOTCONN || ret == ECONNABORTED) TH_LOG("%d", ret);
+}
+
+/*
+ * A child that has inherited all descriptors keeps the connection, but not
+ * the slots, when its parent dies.
+ */
+TEST(inherited_descriptors)
+{
+	const char *why = test_prepare(TRANSPORT_RING);
+	struct puppet_options opt = {
+		.transport = TRANSPORT_RING,
+		.nr_queues = 1,
+		.depth = 2,
+	};
+	struct requester r, heir = { 0 };
+	int fds[2], conn;
+	pid_t pid, pids[2];
+
+	if (why)
+		SKIP(return, "%s", why);
+	ASSERT_EQ(0, pipe(fds));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		static struct puppet p;
+
+		if (puppet_start(&p, &opt))
+			_exit(1);
+		pids[1] = p.conn;
+		pids[0] = fork();
+		if (!pids[0]) {
+			/* Its io_uring is not usable, and is not asked. */
+			p.have_uring = false;
+			pause();
+			_exit(0);
+		}
+		if (write(fds[1], pids, sizeof(pids)) != sizeof(pids))
+			_exit(1);
+		_exit(serve_for_ever(&p, true));
+	}
+	ASSERT_EQ(sizeof(pids), read(fds[0], pids, sizeof(pids)));
+	heir.pid = pids[0];
+	conn = pids[1];
+	ASSERT_EQ(0, requester_start(&r, request_stat, FILE2));
+	EXPECT_EQ(0, requester_join(&r));
+
+	kill(pid, SIGKILL);
+	ASSERT_EQ(pid, waitpid(pid, NULL, 0));
+	EXPECT_TRUE(ring_queues_stat_becomes(conn, "live", 0));
+	ASSERT_EQ(0, requester_start(&r, request_stat, FILE2));
+	EXPECT_TRUE(conn_waiting_becomes(conn, 1));
+	EXPECT_FALSE(requester_ended(&r, NULL, 50));
+	kill(heir.pid, SIGKILL);
+	EXPECT_EQ(ECONNABORTED, requester_join(&r));
+	EXPECT_EQ(0, unmount(conn));
+}
+
+/* Two queues, each with a thread of its own. */
+FIXTURE(threads)
+{
+	struct puppet p;
+};
+
+FIXTURE_VARIANT(threads)
+{
+	unsigned int uring_flags;
+};
+
+FIXTURE_VARIANT_ADD(threads, ring) {
+	.uring_flags = 0,
+};
+
+FIXTURE_VARIANT_ADD(threads, ring_defer) {
+	.uring_flags = DEFER,
+};
+
+static cpu_set_t all_cpus;
+
+/* Some CPU whose requests go to this queue. */
+static int queue_cpu(struct puppet *p, unsigned int qid)
+{
+	unsigned char cpus[1024] = { 0 };
+	struct fuse_uring_queue_info info = {
+		.size = sizeof(info),
+		.qid = qid,
+		.cpus = (uintptr_t)cpus,
+		.cpus_len = sizeof(cpus),
+	};
+	int cpu;
+
+	if (ioctl(p->fd, FUSE_DEV_IOC_URING_QUEUE_INFO, &info))
+		return -errno;
+	for (cpu = 0; cpu < CPU_SETSIZE; cpu++)
+		if (CPU_ISSET(cpu, &all_cpus) &&
+		    (cpus[cpu / 8] & (1 << cpu % 8)))
+			return cpu;
+	return -ENOENT;
+}
+
+static int pin(int cpu)
+{
+	cpu_set_t one;
+
+	CPU_ZERO(&one);
+	CPU_SET(cpu, &one);
+	return sched_setaffinity(0, sizeof(one), &one) ? -errno : 0;
+}
+
+/* A requester whose requests go to this queue while it is live. */
+static int requester_at(struct puppet *p, unsigned int qid,
+			struct requester *r, int (*fn)(const void *arg),
+			const void *arg)
+{
+	int ret = pin(queue_cpu(p, qid));
+
+	if (!ret)
+		ret = requester_start(r, fn, arg);
+	sched_setaffinity(0, sizeof(all_cpus), &all_cpus);
+	return ret;
+}
+
+FIXTURE_SETUP(threads)
+{
+	const char *why = test_prepare(TRANSPORT_RING);
+	struct puppet_options opt = {
+		.transport = TRANSPORT_RING,
+		.uring_flags = variant->uring_flags,
+		.nr_queues = 2,
+		.depth = 2,
+	};
+	struct requester r;
+
+	if (why)
+		SKIP(return, "%s", why);
+	ASSERT_EQ(0, sched_getaffinity(0, sizeof(all_cpus), &all_cpus));
+	if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
+		SKIP(return, "needs two CPUs");
+	ASSERT_EQ(0, puppet_open(&self->p, &opt));
+	ASSERT_EQ(0, puppet_mount(&self->p));
+	ASSERT_EQ(0, puppet_setup(&self->p));
+	ASSERT_EQ(0, puppet_map(&self->p));
+	ASSERT_EQ(0, puppet_uring(&self->p));
+	ASSERT_EQ(0, puppet_arm_queue(&self->p, 0));
+	ASSERT_EQ(0, puppet_init(&self->p));
+	ASSERT_EQ(0, requester_start(&r, request_stat, FILE2));
+	ASSERT_EQ(0, puppet_serve(&self->p, &r));
+}
+
+FIXTURE_TEARDOWN(threads)
+{
+	puppet_stop(&self->p);
+}
+
+/* What the thread of queue 1 does. */
+struct server_thread {
+	struct puppet p;
+	struct puppet_req req;
+	int result;
+	bool hold;		/* takes a GETATTR with it when it ends */
+	bool serve;		/* serves until told to end */
+	bool armed;
+	bool end;
+	pthread_t thread;
+};
+
+static void *server_thread(void *arg)
+{
+	struct server_thread *t = arg;
+
+	t->result = puppet_uring(&t->p);
+	if (!t->result)
+		t->result = puppet_arm_queue(&t->p, 1);
+	if (!t->result)
+		t->result = puppet_drain(&t->p, 0);
+	__atomic_store_n(&t->armed, true, __ATOMIC_RELEASE);
+	if (!t->result && t->hold)
+		t->result = puppet_until(&t->p, &t->req, FUSE_GETATTR);
+	while (t->serve && !__atomic_load_n(&t->end, __ATOMIC_RELAXED))
+		puppet_drain(&t->p, 10);
+	/* It just ends, and leaves its io_uring open. */
+	return NULL;
+}
+
+static int server_thread_start(struct server_thread *t, struct puppet *p)
+{
+	t->p = *p;
+	t->p.have_uring = false;
+	/* Forgets and interrupts are the other thread's. */
+	t->p.dev_ended = true;
+	if (pthread_create(&t->thread, NULL, server_thread, t))
+		return -EAGAIN;
+	while (!__atomic_load_n(&t->armed, __ATOMIC_ACQUIRE))
+		sleep_ms(1);
+	return t->result;
+}
+
+/* Its CPUs' requests are served by the queue that is left. */
+TEST_F(threads, one_ends)
+{
+	static struct server_thread t;
+	struct requester r;
+	long before;
+
+	ASSERT_EQ(0, server_thread_start(&t, &self->p));
+	pthread_join(t.thread, NULL);
+	ASSERT_EQ(0, t.result);
+	before = ring_queue_stat(self->p.conn, 0, "requests");
+	ASSERT_EQ(0, requester_at(&self->p, 1, &r, request_stat, FILE2));
+	EXPECT_EQ(0, puppet_serve(&self->p, &r));
+	EXPECT_LT(before, ring_queue_stat(self->p.conn, 0, "requests"));
+	EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
+	puppet_close_uring(&t.p);
+}
+
+/* What it had in hand stays in its slot, and may be answered by another. */
+TEST_F(threads, one_ends_with_a_request)
+{
+	static struct server_thread t = { .hold = true };
+	struct requester r, other;
+
+	ASSERT_EQ(0, server_thread_start(&t, &self->p));
+	ASSERT_EQ(0, requester_at(&self->p, 1, &r, request_stat, FILE2));
+	pthread_join(t.thread, NULL);
+	ASSERT_EQ(0, t.result);
+	EXPECT_EQ(1, t.req.qid);
+	ASSERT_EQ(0, requester_at(&self->p, 1, &other, request_stat, FILE2));
+	EXPECT_EQ(0, puppet_serve(&self->p, &other));
+
+	EXPECT_FALSE(requester_ended(&r, NULL, 0));
+	ASSERT_EQ(0, puppet_answer(&self->p, &t.req));
+	EXPECT_EQ(0, puppet_serve(&self->p, &r));
+	EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
+	puppet_close_uring(&t.p);
+}
+
+TEST_F(threads, one_ends_and_the_rest_aborts)
+{
+	static struct server_thread t = { .hold = true };
+	struct requester r, other;
+
+	ASSERT_EQ(0, server_thread_start(&t, &self->p));
+	ASSERT_EQ(0, requester_at(&self->p, 1, &r, request_stat, FILE2));
+	pthread_join(t.thread, NULL);
+	ASSERT_EQ(0, t.result);
+	ASSERT_EQ(0, requester_at(&self->p, 1, &other, request_stat, FILE2));
+	ASSERT_TRUE(conn_waiting_becomes(self->p.conn, 2));
+	ASSERT_EQ(0, conn_abort(self->p.conn));
+	EXPECT_EQ(ECONNABORTED, requester_join(&r));
+	EXPECT_EQ(ECONNABORTED, requester_join(&other));
+	puppet_close_uring(&t.p);
+}
+
+/* With the io_uring of a thread, its slots go at once. */
+TEST_F(threads, io_uring_of_one_ends)
+{
+	static struct server_thread t;
+	struct requester r;
+
+	ASSERT_EQ(0, server_thread_start(&t, &self->p));
+	pthread_join(t.thread, NULL);
+	puppet_close_uring(&t.p);
+	EXPECT_TRUE(ring_queues_stat_becomes(self->p.conn, "live", 1));
+	ASSERT_EQ(0, requester_at(&self->p, 1, &r, request_stat, FILE2));
+	EXPECT_EQ(0, puppet_serve(&self->p, &r));
+	EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
+}
+
+/*
+ * A server that asks its own filesystem: its request goes to a queue that it
+ * does not serve itself.
+ */
+TEST_F(threads, server_as_requester)
+{
+	static struct server_thread t = { .serve = true };
+	unsigned int i;
+
+	ASSERT_EQ(0, server_thread_start(&t, &self->p));
+	ASSERT_EQ(0, pin(queue_cpu(&self->p, 0)));
+	for (i = 0; i < 10; i++)
+		EXPECT_EQ(0, request_stat(FILE2));
+	__atomic_store_n(&t.end, true, __ATOMIC_RELAXED);
+	pthread_join(t.thread, NULL);
+	EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
+	puppet_close_uring(&t.p);
+}
+
+/* Requests that were there before the ring was. */
+FIXTURE(early)
+{
+	struct puppet p;
+	struct requester r;
+};
+
+FIXTURE_SETUP(early)
+{
+	const char *why = test_prepare(TRANSPORT_RING);
+	struct puppet_options opt = {
+		.transport = TRANSPORT_RING,
+		.nr_queues = 1,
+		.depth = 1,
+	};
+
+	if (why)
+		SKIP(return, "%s", why);
+	ASSERT_EQ(0, puppet_open(&self->p, &opt));
+	ASSERT_EQ(0, puppet_mount(&self->p));
+}
+
+FIXTURE_TEARDOWN(early)
+{
+	puppet_stop(&self->p);
+}
+
+TEST_F(early, before_setup)
+{
+	ASSERT_EQ(0, requester_start(&self->r, request_stat, FILE2));
+	/* FUSE_INIT is the other. */
+	ASSERT_TRUE(conn_waiting_becomes(self->p.conn, 2));
+	ASSERT_EQ(0, puppet_setup(&self->p));
+	ASSERT_EQ(0, puppet_map(&self->p));
+	ASSERT_EQ(0, puppet_uring(&self->p));
+	ASSERT_EQ(0, puppet_arm(&self->p));
+	ASSERT_EQ(0, puppet_init(&self->p));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->r));
+	EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
+}
+
+TEST_F(early, before_armed)
+{
+	ASSERT_EQ(0, puppet_setup(&self->p));
+	ASSERT_EQ(0, puppet_init(&self->p));
+	ASSERT_EQ(0, requester_start(&self->r, request_stat, FILE2));
+	ASSERT_TRUE(conn_waiting_becomes(self->p.conn, 1));
+	ASSERT_EQ(0, puppet_map(&self->p));
+	ASSERT_EQ(0, puppet_uring(&self->p));
+	ASSERT_EQ(0, puppet_arm(&self->p));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->r));
+	EXPECT_EQ(1, ring_stat(self->p.conn, "requests_dev"));
+	EXPECT_LT(0, ring_stat(self->p.conn, "requests_ring"));
+}
+
+/* One that /dev/fuse has handed out is answered there. */
+TEST_F(early, read_before_armed)
+{
+	static struct puppet_req req;
+
+	ASSERT_EQ(0, puppet_setup(&self->p));
+	ASSERT_EQ(0, puppet_init(&self->p));
+	ASSERT_EQ(0, requester_start(&self->r, request_stat, FILE2));
+	ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_LOOKUP));
+	ASSERT_FALSE(req.ring);
+	ASSERT_EQ(0, puppet_map(&self->p));
+	ASSERT_EQ(0, puppet_uring(&self->p));
+	ASSERT_EQ(0, puppet_arm(&self->p));
+	ASSERT_EQ(0, puppet_answer(&self->p, &req));
+	ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_GETATTR));
+	EXPECT_TRUE(req.ring);
+	ASSERT_EQ(0, puppet_answer(&self->p, &req));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->r));
+}
+
+/* INIT refused: nobody waits for it for ever. */
+TEST_F(early, init_fails)
+{
+	static struct puppet_req req;
+
+	ASSERT_EQ(0, puppet_setup(&self->p));
+	ASSERT_EQ(0, puppet_map(&self->p));
+	ASSERT_EQ(0, puppet_uring(&self->p));
+	ASSERT_EQ(0, puppet_arm(&self->p));
+	ASSERT_EQ(0, requester_start(&self->r, request_stat, FILE2));
+	ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_INIT));
+	ASSERT_EQ(0, puppet_reply(&self->p, &req, -EPROTO, NULL, 0));
+	EXPECT_EQ(ECONNREFUSED, requester_join(&self->r));
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,684 @@
+// SPDX-License-Identifier: GPL-2.0
+/* A server that is led by the test, see puppet.h. */
+
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "puppet.h"
+
+#define BUFFER_SIZE	((1 << 20) + (1 << 17))
+
+static __u64 command_tag(const struct fuse_uring_req_cmd *cmd)
+{
+	return (__u64)cmd->qid << 16 | cmd->slot;
+}
+
+int puppet_open(struct puppet *p, const struct puppet_options *opt)
+{
+	memset(p, 0, sizeof(*p));
+	p->opt = *opt;
+	p->conn = -1;
+	p->buf_size = BUFFER_SIZE;
+	p->buf = malloc(p->buf_size);
+	p->fd = open(opt->device ? opt->device : "/dev/fuse",
+		     O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	if (p->fd < 0 || !p->buf)
+		return -errno;
+	return 0;
+}
+
+int puppet_mount(struct puppet *p)
+{
+	char data[128];
+
+	snprintf(data, sizeof(data),
+		 "fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other", p->fd);
+	if (mount("puppet", TEST_MNT, "fuse", 0, data))
+		return -errno;
+	p->conn = conn_number(TEST_MNT);
+	return p->conn < 0 ? p->conn : 0;
+}
+
+int puppet_setup(struct puppet *p)
+{
+	memset(&p->setup, 0, sizeof(p->setup));
+	p->setup.size = sizeof(p->setup);
+	p->setup.nr_queues = p->opt.nr_queues;
+	p->setup.queue_depth = p->opt.depth;
+	p->setup.nr_background = p->opt.background;
+	p->setup.payload_size = p->opt.payload;
+	return ioctl(p->fd, FUSE_DEV_IOC_URING_SETUP, &p->setup) ? -errno : 0;
+}
+
+int puppet_map(struct puppet *p)
+{
+	unsigned int qid;
+
+	p->map = calloc(p->setup.nr_queues, sizeof(*p->map));
+	if (!p->map)
+		return -ENOMEM;
+	for (qid = 0; qid < p->setup.nr_queues; qid++) {
+		char *map = mmap(NULL, p->setup.mmap_size,
+				 PROT_READ | PROT_WRITE, MAP_SHARED, p->fd,
+				 qid * p->setup.queue_stride);
+
+		if (map == MAP_FAILED)
+			return -errno;
+		p->map[qid] = map;
+	}
+	return 0;
+}
+
+int puppet_uring(struct puppet *p)
+{
+	unsigned int want = p->setup.nr_queues * p->setup.queue_depth + 8;
+	struct io_uring_params params = {
+		.flags = p->opt.uring_flags | IORING_SETUP_CQSIZE,
+		.sq_entries = 64,
+		.cq_entries = want < 256 ? 256 : want,
+	};
+	int ret = io_uring_queue_init_params(64, &p->uring, &params);
+
+	if (ret)
+		return ret;
+	p->have_uring = true;
+	/* Requesters must not keep it. */
+	return io_uring_ring_dontfork(&p->uring);
+}
+
+int puppet_arm_queue(struct puppet *p, unsigned int qid)
+{
+	struct fuse_uring_req_cmd cmd = { .qid = qid };
+	int ret = 0;
+
+	for (; cmd.slot < p->setup.queue_depth && !ret; cmd.slot++)
+		ret = puppet_command(p, FUSE_URING_REQ_FETCH, &cmd);
+	return ret;
+}
+
+int puppet_arm(struct puppet *p)
+{
+	unsigned int qid;
+	int ret = 0;
+
+	for (qid = 0; qid < p->setup.nr_queues && !ret; qid++)
+		ret = puppet_arm_queue(p, qid);
+	/* This one says that it has done what it may do later. */
+	if (!ret && (p->opt.uring_flags & IORING_SETUP_SQPOLL) &&
+	    !ring_queues_stat_becomes(p->conn, "live", p->setup.nr_queues))
+		ret = -ETIMEDOUT;
+	return ret;
+}
+
+int puppet_init(struct puppet *p)
+{
+	struct fuse_init_out out = {
+		.major = FUSE_KERNEL_VERSION,
+		.minor = FUSE_KERNEL_MINOR_VERSION,
+		.max_readahead = p->opt.max_readahead,
+		.max_background = p->opt.max_background,
+		.max_write = p->opt.max_write ? p->opt.max_write : 65536,
+		.max_pages = 256,
+		.flags = p->opt.init_flags | FUSE_INIT_EXT | FUSE_MAX_PAGES,
+		.flags2 = p->opt.init_flags >> 32,
+		.time_gran = 1,
+	};
+	static struct puppet_req req;
+	int ret;
+
+	ret = puppet_until(p, &req, FUSE_INIT);
+	if (ret)
+		return ret;
+	p->init_in = req.init;
+	return puppet_reply(p, &req, 0, &out, sizeof(out));
+}
+
+int puppet_start(struct puppet *p, const struct puppet_options *opt)
+{
+	int ret = puppet_open(p, opt);
+
+	if (!ret)
+		ret = puppet_mount(p);
+	if (!ret && opt->transport == TRANSPORT_RING) {
+		ret = puppet_setup(p);
+		if (!ret)
+			ret = puppet_map(p);
+		if (!ret)
+			ret = puppet_uring(p);
+		if (!ret)
+			ret = puppet_arm(p);
+	}
+	return ret ? ret : puppet_init(p);
+}
+
+void puppet_close_dev(struct puppet *p)
+{
+	if (p->fd >= 0)
+		close(p->fd);
+	p->fd = -1;
+}
+
+void puppet_close_uring(struct puppet *p)
+{
+	if (p->have_uring)
+		io_uring_queue_exit(&p->uring);
+	p->have_uring = false;
+}
+
+void puppet_unmap(struct puppet *p)
+{
+	unsigned int qid;
+
+	for (qid = 0; p->map && qid < p->setup.nr_queues; qid++)
+		if (p->map[qid])
+			munmap(p->map[qid], p->setup.mmap_size);
+	free(p->map);
+	p->map = NULL;
+}
+
+void puppet_stop(struct puppet *p)
+{
+	if (p->conn >= 0)
+		conn_abort(p->conn);
+	puppet_close_uring(p);
+	puppet_close_dev(p);
+	puppet_unmap(p);
+	if (p->conn >= 0)
+		umount2(TEST_MNT, MNT_DETACH);
+	free(p->buf);
+	memset(p, 0, sizeof(*p));
+	p->conn = -1;
+	p->fd = -1;
+}
+
+struct fuse_uring_req_header *puppet_header(struct puppet *p, unsigned int qid,
+					    unsigned int slot)
+{
+	return (void *)(p->map[qid] + p->setup.header_offset +
+			(size_t)slot * p->setup.header_stride);
+}
+
+int puppet_command_fd(struct puppet *p, int fd, __u32 cmd_op,
+		      const struct fuse_uring_req_cmd *cmd,
+		      unsigned int sqe_flags)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&p->uring);
+	bool large = p->opt.uring_flags & IORING_SETUP_SQE128;
+	int ret;
+
+	if (!sqe)
+		return -EBUSY;
+	memset(sqe, 0, sizeof(*sqe) << large);
+	sqe->opcode = IORING_OP_URING_CMD;
+	sqe->flags = sqe_flags;
+	sqe->fd = fd;
+	sqe->cmd_op = cmd_op;
+	sqe->user_data = command_tag(cmd);
+	memcpy(sqe->cmd, cmd, sizeof(*cmd));
+	ret = io_uring_submit(&p->uring);
+	return ret < 0 ? ret : 0;
+}
+
+int puppet_command(struct puppet *p, __u32 cmd_op,
+		   const struct fuse_uring_req_cmd *cmd)
+{
+	return puppet_command_fd(p, p->fd, cmd_op, cmd, 0);
+}
+
+/* Waits for either side; false when the time is over. */
+static bool puppet_wait(struct puppet *p, bool dev, __u64 end)
+{
+	struct pollfd pfd[2] = {
+		{ .fd = p->have_uring ? p->uring.ring_fd : -1, .events = POLLIN },
+		{ .fd = dev ? p->fd : -1, .events = POLLIN },
+	};
+	__u64 now = now_ms();
+	int ret;
+
+	if (now >= end)
+		return false;
+	/* A ring that defers its task work does it only when asked to. */
+	if (p->have_uring && (p->opt.uring_flags & IORING_SETUP_DEFER_TASKRUN)) {
+		io_uring_get_events(&p->uring);
+		if (end - now > 1)
+			end = now + 1;
+	}
+	ret = poll(pfd, 2, end - now);
+	if (pfd[1].revents & POLLERR)
+		p->dev_ended = true;
+	return ret >= 0 || errno == EINTR;
+}
+
+static bool puppet_peek(struct puppet *p, int *res, __u64 *tag)
+{
+	struct io_uring_cqe *cqe;
+
+	if (!p->have_uring || io_uring_peek_cqe(&p->uring, &cqe))
+		return false;
+	*res = cqe->res;
+	*tag = cqe->user_data;
+	io_uring_cqe_seen(&p->uring, cqe);
+	return true;
+}
+
+int puppet_cqe(struct puppet *p, unsigned int ms)
+{
+	__u64 tag, end = now_ms() + ms;
+	int res;
+
+	for (;;) {
+		if (puppet_peek(p, &res, &tag))
+			return res;
+		if (now_ms() >= end)
+			return -ETIMEDOUT;
+		puppet_wait(p, false, end);
+	}
+}
+
+int puppet_command_now(struct puppet *p, __u32 cmd_op,
+		       const struct fuse_uring_req_cmd *cmd)
+{
+	int ret = puppet_command(p, cmd_op, cmd);
+
+	return ret ? ret : puppet_cqe(p, TEST_WAIT_MS);
+}
+
+/* These have no header of their own: see struct fuse_uring_req_header. */
+static bool opcode_has_header(__u32 opcode)
+{
+	switch (opcode) {
+	case FUSE_LOOKUP:
+	case FUSE_SYMLINK:
+	case FUSE_UNLINK:
+	case FUSE_RMDIR:
+	case FUSE_REMOVEXATTR:
+	case FUSE_REMOVEMAPPING:
+		return false;
+	default:
+		return true;
+	}
+}
+
+/* Makes of a slot what read(2) on /dev/fuse would have given. */
+static int puppet_take_slot(struct puppet *p, struct puppet_req *req)
+{
+	struct fuse_uring_req_header *head =
+		puppet_header(p, req->qid, req->slot);
+	size_t len, op_len, payload_len;
+
+	req->ring = true;
+	memcpy(&req->in, head->in_out, sizeof(req->in));
+	req->commit_id = head->ring_ent_in_out.commit_id;
+	req->payload = p->map[req->qid] + head->ring_ent_in_out.padding;
+	req->capacity = head->ring_ent_in_out.reserved;
+	payload_len = head->ring_ent_in_out.payload_sz;
+	len = req->in.len - sizeof(req->in);
+	op_len = len - payload_len;
+	if (payload_len > len || payload_len > req->capacity ||
+	    op_len > sizeof(head->op_in) || len > sizeof(req->arg) ||
+	    (!opcode_has_header(req->in.opcode) && op_len))
+		return -EPROTO;
+	memcpy(req->arg, head->op_in, op_len);
+	memcpy(req->arg + op_len, req->payload, payload_len);
+	req->arg_len = len;
+	return PUPPET_REQUEST;
+}
+
+static int puppet_take_dev(struct puppet *p, struct puppet_req *req)
+{
+	ssize_t len = read(p->fd, p->buf, p->buf_size);
+
+	if (len < 0)
+		return -errno;
+	if ((size_t)len < sizeof(req->in))
+		return -EPROTO;
+	req->ring = false;
+	memcpy(&req->in, p->buf, sizeof(req->in));
+	if (req->in.len != (size_t)len)
+		return -EPROTO;
+	req->arg_len = len - sizeof(req->in);
+	memcpy(req->arg, p->buf + sizeof(req->in), req->arg_len);
+	return PUPPET_REQUEST;
+}
+
+int puppet_next(struct puppet *p, struct puppet_req *req, unsigned int ms)
+{
+	__u64 tag, end = now_ms() + ms;
+	int ret;
+
+	for (;;) {
+		if (puppet_peek(p, &ret, &tag)) {
+			req->qid = tag >> 16;
+			req->slot = tag & 0xffff;
+			return ret ? ret : puppet_take_slot(p, req);
+		}
+		if (p->fd >= 0 && !(p->dev_ended && p->have_uring)) {
+			ret = puppet_take_dev(p, req);
+			if (ret != -EAGAIN && ret != -EINTR &&
+			    !(ret == -ENODEV && p->have_uring))
+				return ret;
+		}
+		if (!puppet_wait(p, !p->dev_ended, end))
+			return PUPPET_TIMEOUT;
+	}
+}
+
+void puppet_fill_reply(struct puppet *p, const struct puppet_req *req,
+		       int error, const void *data, size_t len)
+{
+	struct fuse_uring_req_header *head =
+		puppet_header(p, req->qid, req->slot);
+	struct fuse_out_header out = {
+		.error = error,
+		.unique = req->in.unique,
+	};
+
+	memcpy(head->in_out, &out, sizeof(out));
+	if (len > req->capacity)
+		len = req->capacity;
+	memcpy(req->payload, data, len);
+	head->ring_ent_in_out.payload_sz = len;
+}
+
+int puppet_reply(struct puppet *p, const struct puppet_req *req, int error,
+		 const void *data, size_t len)
+{
+	struct fuse_uring_req_cmd cmd = {
+		.commit_id = req->commit_id,
+		.qid = req->qid,
+		.slot = req->slot,
+	};
+	struct fuse_out_header out = {
+		.len = sizeof(out) + len,
+		.error = error,
+		.unique = req->in.unique,
+	};
+	struct iovec iov[2] = {
+		{ &out, sizeof(out) },
+		{ (void *)data, len },
+	};
+
+	if (req->ring) {
+		puppet_fill_reply(p, req, error, data, len);
+		return puppet_command(p, FUSE_URING_REQ_COMMIT_AND_FETCH, &cmd);
+	}
+	return writev(p->fd, iov, 2) < 0 ? -errno : 0;
+}
+
+static void puppet_attr(struct fuse_attr *attr, __u64 nodeid)
+{
+	memset(attr, 0, sizeof(*attr));
+	attr->ino = nodeid;
+	attr->nlink = 1;
+	attr->blksize = 4096;
+	if (nodeid == FUSE_ROOT_ID) {
+		attr->mode = S_IFDIR | 0777;
+		return;
+	}
+	attr->mode = S_IFREG | 0666;
+	attr->size = PUPPET_FILE_SIZE;
+	attr->blocks = PUPPET_FILE_SIZE / 512;
+}
+
+static int puppet_answer_lookup(struct puppet *p, const struct puppet_req *req)
+{
+	struct fuse_entry_out out = { 0 };
+	__u64 nodeid;
+	char end;
+
+	if (sscanf(req->arg, "f%llu%c", &nodeid, &end) != 1 ||
+	    nodeid <= FUSE_ROOT_ID)
+		return puppet_reply(p, req, -ENOENT, NULL, 0);
+	out.nodeid = nodeid;
+	out.entry_valid = 3600;
+	puppet_attr(&out.attr, nodeid);
+	return puppet_reply(p, req, 0, &out, sizeof(out));
+}
+
+static int puppet_answer_read(struct puppet *p, const struct puppet_req *req)
+{
+	static char data[2 << 20];
+	size_t i, len = req->read.size;
+
+	for (i = 0; i < len && i < sizeof(data); i++)
+		data[i] = test_byte(req->in.nodeid, req->read.offset + i);
+	return puppet_reply(p, req, 0, data, i);
+}
+
+int puppet_answer(struct puppet *p, const struct puppet_req *req)
+{
+	struct fuse_write_out written = { .size = req->write.size };
+	struct fuse_attr_out attr = { 0 };
+	struct fuse_open_out opened = { .fh = req->in.nodeid };
+
+	switch (req->in.opcode) {
+	case FUSE_FORGET:
+	case FUSE_BATCH_FORGET:
+	case FUSE_INTERRUPT:
+		return 0;
+	case FUSE_LOOKUP:
+		return puppet_answer_lookup(p, req);
+	case FUSE_GETATTR:
+	case FUSE_SETATTR:
+		puppet_attr(&attr.attr, req->in.nodeid);
+		return puppet_reply(p, req, 0, &attr, sizeof(attr));
+	case FUSE_OPEN:
+	case FUSE_OPENDIR:
+		return puppet_reply(p, req, 0, &opened, sizeof(opened));
+	case FUSE_READ:
+		return puppet_answer_read(p, req);
+	case FUSE_WRITE:
+		return puppet_reply(p, req, 0, &written, sizeof(written));
+	case FUSE_RELEASE:
+	case FUSE_RELEASEDIR:
+	case FUSE_FLUSH:
+	case FUSE_FSYNC:
+	case FUSE_ACCESS:
+	case FUSE_READDIR:
+	case FUSE_DESTROY:
+		return puppet_reply(p, req, 0, NULL, 0);
+	default:
+		return puppet_reply(p, req, -EOPNOTSUPP, NULL, 0);
+	}
+}
+
+int puppet_until(struct puppet *p, struct puppet_req *req, __u32 opcode)
+{
+	__u64 now, end = now_ms() + TEST_WAIT_MS;
+	int ret;
+
+	for (;;) {
+		now = now_ms();
+		ret = puppet_next(p, req, now < end ? end - now : 0);
+		if (ret == PUPPET_TIMEOUT)
+			return -ETIMEDOUT;
+		if (ret < 0)
+			return ret;
+		if (req->in.opcode == opcode)
+			return 0;
+		ret = puppet_answer(p, req);
+		if (ret)
+			return ret;
+	}
+}
+
+bool puppet_none(struct puppet *p, __u32 opcode, unsigned int ms)
+{
+	__u64 now, end = now_ms() + ms;
+	static struct puppet_req req;
+
+	while ((now = now_ms()) < end) {
+		if (puppet_next(p, &req, end - now) != PUPPET_REQUEST)
+			continue;
+		if (req.in.opcode == opcode)
+			return false;
+		puppet_answer(p, &req);
+	}
+	return true;
+}
+
+int puppet_serve(struct puppet *p, struct requester *r)
+{
+	__u64 end = now_ms() + TEST_WAIT_MS;
+	static struct puppet_req req;
+	int ret;
+
+	while (now_ms() < end) {
+		if (requester_ended(r, &ret, 0))
+			return ret;
+		/* Short, as the requester's end wakes nobody here. */
+		if (puppet_next(p, &req, 2) == PUPPET_REQUEST)
+			puppet_answer(p, &req);
+	}
+	return REQUESTER_HANGS;
+}
+
+int puppet_drain(struct puppet *p, unsigned int ms)
+{
+	static struct puppet_req req;
+	int ret;
+
+	while ((ret = puppet_next(p, &req, ms)) == PUPPET_REQUEST) {
+		ret = puppet_answer(p, &req);
+		if (ret)
+			return ret;
+	}
+	return ret;
+}
+
+int request_stat(const void *path)
+{
+	struct stat st;
+
+	return stat(path, &st) ? -errno : 0;
+}
+
+int request_open(const void *path)
+{
+	int fd = open(path, O_RDWR | O_CLOEXEC);
+
+	return fd < 0 ? -errno : close(fd) ? -errno : 0;
+}
+
+static __u64 path_nodeid(const char *path)
+{
+	return strtoull(strrchr(path, 'f') + 1, NULL, 10);
+}
+
+static int request_io(const struct puppet_io *io, bool write)
+{
+	int fd = open(io->path, io->flags | O_CLOEXEC), err = 0;
+	size_t i, sum = 0;
+	char *buf;
+
+	if (fd < 0)
+		return -errno;
+	if (posix_memalign((void **)&buf, 4096, io->len + 1))
+		return -errno;
+	if (write)
+		for (i = 0; i < io->len; i++)
+			buf[i] = test_byte(path_nodeid(io->path), io->offset + i);
+	while (sum < io->len && !err) {
+		ssize_t len = write ? pwrite(fd, buf + sum, io->len - sum,
+					     io->offset + sum) :
+				      pread(fd, buf + sum, io->len - sum,
+					    io->offset + sum);
+
+		if (len <= 0)
+			err = len ? -errno : -ENODATA;
+		else
+			sum += len;
+	}
+	for (i = 0; !write && io->check && !err && i < io->len; i++)
+		if ((unsigned char)buf[i] !=
+		    test_byte(path_nodeid(io->path), io->offset + i))
+			err = -EILSEQ;
+	free(buf);
+	if (close(fd) && !err)
+		err = -errno;
+	return err;
+}
+
+int request_read(const void *arg)
+{
+	return request_io(arg, false);
+}
+
+int request_write(const void *arg)
+{
+	return request_io(arg, true);
+}
+
+int request_readahead(const void *arg)
+{
+	const struct puppet_io *io = arg;
+	int fd = open(io->path, O_RDONLY | O_CLOEXEC), err = 0;
+	size_t done;
+
+	if (fd < 0)
+		return -errno;
+	for (done = 0; done < io->len && !err; done += PUPPET_READAHEAD)
+		err = -posix_fadvise(fd, io->offset + done, PUPPET_READAHEAD,
+				     POSIX_FADV_WILLNEED);
+	close(fd);
+	return err;
+}
+
+int puppet_hold(struct puppet *p, struct puppet_held *held, __u32 opcode,
+		unsigned int nr)
+{
+	int ret = 0;
+
+	while (held->nr < nr && !ret) {
+		struct puppet_req *req = malloc(sizeof(*req));
+
+		if (!req)
+			return -errno;
+		ret = puppet_until(p, req, opcode);
+		if (ret)
+			free(req);
+		else
+			held->req[held->nr++] = req;
+	}
+	return ret;
+}
+
+int puppet_release(struct puppet *p, struct puppet_held *held)
+{
+	int ret = puppet_answer(p, held->req[0]);
+
+	free(held->req[0]);
+	held->nr--;
+	memmove(held->req, held->req + 1, held->nr * sizeof(held->req[0]));
+	return ret;
+}
+
+int puppet_release_all(struct puppet *p, struct puppet_held *held)
+{
+	int ret = 0;
+
+	while (held->nr && !ret)
+		ret = puppet_release(p, held);
+	return ret;
+}
+
+int request_stats_for_ever(const void *path)
+{
+	struct stat st;
+	int err = 0;
+
+	while (!err)
+		err = stat(path, &st) ? -errno : 0;
+	return err;
+}

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * A FUSE server that does nothing by itself: the test takes each request in
+ * hand, over /dev/fuse or the ring, and decides when and what it answers.
+ * It runs in the test's own thread; whoever makes requests is a requester.
+ *
+ * Functions return 0 (or what is said) and a negative errno on failure.
+ */
+#ifndef FUSE_TEST_PUPPET_H
+#define FUSE_TEST_PUPPET_H
+
+#include <liburing.h>
+#include <linux/fuse.h>
+
+#include "common.h"
+
+/* The only directory is the root; "fN" in it is a file of node id N. */
+#define PUPPET_FILE		2
+#define PUPPET_FILE_SIZE	(1024ULL * 1024 * 1024)
+
+struct puppet_options {
+	enum test_transport transport;
+	const char	*device;	/* NULL for /dev/fuse */
+	/* As in struct fuse_uring_setup. */
+	unsigned int	nr_queues;
+	unsigned int	depth;
+	unsigned int	background;
+	unsigned int	payload;
+	/* Flags for the io_uring, such as IORING_SETUP_SQE128. */
+	unsigned int	uring_flags;
+	/* Answer to FUSE_INIT; zeroes stand for what most tests want. */
+	__u64	init_flags;
+	unsigned int	max_write;
+	unsigned int	max_readahead;
+	unsigned int	max_background;
+};
+
+struct puppet {
+	struct puppet_options opt;
+	int		fd;		/* /dev/fuse, or -1 */
+	int		conn;		/* number under TEST_FUSECTL */
+	bool		dev_ended;	/* nothing comes over fd any more */
+
+	bool		have_uring;
+	struct io_uring	uring;
+	struct fuse_uring_setup setup;
+	char		**map;		/* one mapping per queue */
+
+	char		*buf;		/* for one message over fd */
+	size_t		buf_size;
+	struct fuse_init_in init_in;
+};
+
+/* A request that the test holds. */
+struct puppet_req {
+	bool		ring;
+	struct fuse_in_header in;
+	unsigned int	qid;
+	unsigned int	slot;
+	__u64	commit_id;
+	char		*payload;	/* ring: its payload area */
+	size_t		capacity;	/* and the size of that */
+	size_t		arg_len;
+	union {
+		struct fuse_init_in	init;
+		struct fuse_read_in	read;
+		struct fuse_write_in	write;
+		struct fuse_open_in	open;
+		struct fuse_interrupt_in interrupt;
+		struct fuse_getattr_in	getattr;
+		char			arg[2 << 20];
+	};
+};
+
+#define PUPPET_TIMEOUT	0
+#define PUPPET_REQUEST	1
+
+/* All of what follows down to answering FUSE_INIT. */
+int puppet_start(struct puppet *p, const struct puppet_options *opt);
+
+/* The steps that it consists of. */
+int puppet_open(struct puppet *p, const struct puppet_options *opt);
+int puppet_mount(struct puppet *p);
+int puppet_setup(struct puppet *p);	/* the ioctl */
+int puppet_map(struct puppet *p);	/* all queues */
+int puppet_uring(struct puppet *p);	/* an io_uring */
+int puppet_arm(struct puppet *p);	/* FETCH for all slots */
+int puppet_arm_queue(struct puppet *p, unsigned int qid);
+int puppet_init(struct puppet *p);	/* waits for FUSE_INIT, answers it */
+
+/*
+ * Ends it in the order that programs end in when they are killed, and waits
+ * for the kernel to be done with it.
+ */
+void puppet_stop(struct puppet *p);
+
+void puppet_close_dev(struct puppet *p);
+void puppet_close_uring(struct puppet *p);
+void puppet_unmap(struct puppet *p);
+
+/*
+ * The next request from whichever side.  PUPPET_REQUEST, PUPPET_TIMEOUT, or
+ * the error that a command completed with or that read(2) returned.  On a
+ * command's error req->qid and ->slot say whose it was.
+ */
+int puppet_next(struct puppet *p, struct puppet_req *req, unsigned int ms);
+
+/*
+ * Serves until a request of this opcode comes, which is left to the test;
+ * -ETIMEDOUT after TEST_WAIT_MS.
+ */
+int puppet_until(struct puppet *p, struct puppet_req *req, __u32 opcode);
+
+/* Serves for @ms, and says whether no request of this opcode came. */
+bool puppet_none(struct puppet *p, __u32 opcode, unsigned int ms);
+
+/* Serves until the requester ends, and returns as requester_join() does. */
+int puppet_serve(struct puppet *p, struct requester *r);
+
+/* Serves until nothing came for @ms. */
+int puppet_drain(struct puppet *p, unsigned int ms);
+
+int puppet_reply(struct puppet *p, const struct puppet_req *req, int error,
+		 const void *data, size_t len);
+
+/* Answers as a filesystem of empty files would. */
+int puppet_answer(struct puppet *p, const struct puppet_req *req);
+
+/* Ring only: lays the reply into the slot without telling the kernel. */
+void puppet_fill_reply(struct puppet *p, const struct puppet_req *req,
+		       int error, const void *data, size_t len);
+
+/* Ring only: the header of a slot. */
+struct fuse_uring_req_header *puppet_header(struct puppet *p, unsigned int qid,
+					    unsigned int slot);
+
+/* One command, with anything in it; its completion is told by puppet_cqe(). */
+int puppet_command(struct puppet *p, __u32 cmd_op,
+		   const struct fuse_uring_req_cmd *cmd);
+int puppet_command_fd(struct puppet *p, int fd, __u32 cmd_op,
+		      const struct fuse_uring_req_cmd *cmd,
+		      unsigned int sqe_flags);
+
+/* The result of the next completion, or -ETIMEDOUT. */
+int puppet_cqe(struct puppet *p, unsigned int ms);
+
+/* A command that ends at once: its result.  -ETIMEDOUT when it does not end. */
+int puppet_command_now(struct puppet *p, __u32 cmd_op,
+		       const struct fuse_uring_req_cmd *cmd);
+
+/*
+ * Requests, for requester_start(): @arg is a path, or a struct puppet_io.
+ * They return 0 or a negative errno.
+ */
+struct puppet_io {
+	const char	*path;
+	__u64	offset;
+	size_t		len;
+	int		flags;		/* for open(2) */
+	bool		check;		/* bytes read are those of test_byte() */
+};
+
+int request_stat(const void *path);
+int request_open(const void *path);
+int request_read(const void *puppet_io);
+int request_write(const void *puppet_io);
+
+/* Asks for readahead, PUPPET_READAHEAD bytes a request in the background. */
+int request_readahead(const void *puppet_io);
+#define PUPPET_READAHEAD	(32 * 1024)
+
+/* Requests that the test holds, in the order in which they came. */
+struct puppet_held {
+	unsigned int	nr;
+	struct puppet_req *req[64];
+};
+
+/*
+ * Takes requests of this opcode until @nr are held; others are answered.
+ * -ETIMEDOUT when there are fewer.
+ */
+int puppet_hold(struct puppet *p, struct puppet_held *held, __u32 opcode,
+		unsigned int nr);
+
+/* Answers and forgets the first one, or all. */
+int puppet_release(struct puppet *p, struct puppet_held *held);
+int puppet_release_all(struct puppet *p, struct puppet_held *held);
+
+/* So many stat(2) calls that not all of them can be answered from a cache. */
+int request_stats_for_ever(const void *path);
+
+#endif

@@ -1,0 +1,702 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The server: mounts, answers FUSE_INIT, finds the handler of a request, and
+ * keeps the threads and the requests that wait.  See server.h.
+ */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+static char error_text[256];
+
+const char *server_error(void)
+{
+	return error_text;
+}
+
+/* Keeps the sentence for server_error(); returns err, a negative errno */
+int server_set_error(int err, const char *what)
+{
+	snprintf(error_text, sizeof(error_text), "%s: %s", what,
+		 strerror(-err));
+	return err;
+}
+
+/* The same for what is refused here */
+int server_refuse(const char *what)
+{
+	snprintf(error_text, sizeof(error_text), "%s", what);
+	return -EINVAL;
+}
+
+/* Requests */
+
+void server_dispatch(struct server_req *req)
+{
+	struct server *srv = req->srv;
+	__u32 opcode = req->in->opcode;
+
+	if (unlikely(opcode >= PROTO_NR_OPS)) {
+		server_reply_err(req, PROTO_NO_SUCH_OP);
+		return;
+	}
+	req->thread->count[opcode]++;
+	if (unlikely(srv->opts.debug))
+		fprintf(stderr, "%s %llu: %s node %#llx, %u bytes\n",
+			req->hdr ? "ring" : "dev",
+			(unsigned long long)req->in->unique,
+			proto_op_name(opcode),
+			(unsigned long long)req->in->nodeid, req->data_len);
+	if (srv->opts.hook && srv->opts.hook(req, srv->opts.hook_arg))
+		return;
+	srv->ops[opcode](req);
+}
+
+static void undefer(struct server_req *req)
+{
+	*req->pprev = req->next;
+	if (req->next)
+		req->next->pprev = req->pprev;
+	req->deferred = false;
+}
+
+static void finish(struct server_req *req, int err, size_t len)
+{
+	if (unlikely(req->deferred)) {
+		struct server *srv = req->srv;
+
+		pthread_mutex_lock(&srv->defer_lock);
+		undefer(req);
+		pthread_mutex_unlock(&srv->defer_lock);
+	}
+	req->thread->reply(req, err, len);
+}
+
+void server_reply_err(struct server_req *req, int err)
+{
+	finish(req, err, 0);
+}
+
+void server_reply(struct server_req *req, size_t len)
+{
+	finish(req, 0, len);
+}
+
+void server_reply_buf(struct server_req *req, const void *buf, size_t len)
+{
+	if (unlikely(len > req->out_max)) {
+		finish(req, -EIO, 0);
+		return;
+	}
+	memcpy(req->out, buf, len);
+	finish(req, 0, len);
+}
+
+static bool wants_no_reply(__u32 opcode)
+{
+	return opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET ||
+	       opcode == FUSE_INTERRUPT || opcode == FUSE_NOTIFY_REPLY;
+}
+
+/*
+ * Nothing is written to /dev/fuse for these.  On the ring a commit is still
+ * due, with an empty header, for that is what gives the slot back.
+ */
+void server_reply_none(struct server_req *req)
+{
+	finish(req, 0, 0);
+}
+
+bool server_defer(struct server_req *req,
+		  bool (*cancel)(struct server_req *req))
+{
+	struct server *srv = req->srv;
+	__u64 unique = req->in->unique & ~FUSE_UNIQUE_RESEND;
+	unsigned int i;
+
+	pthread_mutex_lock(&srv->defer_lock);
+	for (i = 0; cancel && i < sizeof(srv->early) / sizeof(*srv->early); i++)
+		if (srv->early[i] == unique) {
+			srv->early[i] = 0;
+			pthread_mutex_unlock(&srv->defer_lock);
+			return false;
+		}
+	req->cancel = cancel;
+	req->deferred = true;
+	req->next = srv->deferred;
+	req->pprev = &srv->deferred;
+	if (req->next)
+		req->next->pprev = &req->next;
+	srv->deferred = req;
+	req->thread->defer(req);
+	pthread_mutex_unlock(&srv->defer_lock);
+	return true;
+}
+
+/*
+ * An interrupt can overtake the request that it is about: another thread may
+ * have that in its hands, not deferred yet.  So an interrupt that finds no
+ * request is remembered; most of them were late and will never be asked for,
+ * which does no harm because unique numbers are not used twice.
+ */
+static void op_interrupt(struct server_req *req)
+{
+	const struct fuse_interrupt_in *arg = req->op;
+	struct server *srv = req->srv;
+	__u64 unique = arg->unique & ~FUSE_UNIQUE_RESEND;
+	bool taken = false;
+	struct server_req *r;
+
+	pthread_mutex_lock(&srv->defer_lock);
+	for (r = srv->deferred; r; r = r->next)
+		if ((r->in->unique & ~FUSE_UNIQUE_RESEND) == unique)
+			break;
+	if (r) {
+		taken = r->cancel && r->cancel(r);
+		if (taken)
+			undefer(r);
+	} else {
+		srv->early[srv->early_pos++ % (sizeof(srv->early) /
+					       sizeof(*srv->early))] = unique;
+	}
+	pthread_mutex_unlock(&srv->defer_lock);
+
+	if (taken)
+		server_reply_err(r, -EINTR);
+	server_reply_none(req);
+}
+
+static void op_unknown(struct server_req *req)
+{
+	if (wants_no_reply(req->in->opcode))
+		server_reply_none(req);
+	else
+		server_reply_err(req, PROTO_NO_SUCH_OP);
+}
+
+static void op_ok(struct server_req *req)
+{
+	server_reply_err(req, 0);
+}
+
+/* FUSE_INIT */
+
+void server_fill_init(const struct server_opts *opts,
+		      const struct fuse_init_in *in,
+		      struct fuse_init_out *out, __u32 payload_max)
+{
+	__u64 offered = in->flags, flags;
+	__u32 page = sysconf(_SC_PAGESIZE);
+
+	/* Without FUSE_INIT_EXT the kernel does not send flags2 at all */
+	if (offered & FUSE_INIT_EXT)
+		offered |= (__u64)in->flags2 << 32;
+	flags = (SERVER_INIT_DEFAULT | opts->init_set) & ~opts->init_clear;
+	flags &= offered;
+
+	*out = (struct fuse_init_out){
+		.major = FUSE_KERNEL_VERSION,
+		.minor = in->minor < FUSE_KERNEL_MINOR_VERSION ?
+			 in->minor : FUSE_KERNEL_MINOR_VERSION,
+		.max_readahead = in->max_readahead,
+		.flags = flags,
+		.flags2 = flags >> 32,
+		.max_background = opts->max_background,
+		.congestion_threshold = opts->congestion_threshold,
+		.max_write = opts->max_write ? opts->max_write : 1 << 20,
+		.time_gran = opts->time_gran ? opts->time_gran : 1,
+		.max_stack_depth = flags & FUSE_PASSTHROUGH ? 1 : 0,
+	};
+	if (opts->max_readahead && opts->max_readahead < out->max_readahead)
+		out->max_readahead = opts->max_readahead;
+	if (out->max_write > payload_max)
+		out->max_write = payload_max;
+	/*
+	 * Without FUSE_MAX_PAGES the kernel stays at 32 pages, whatever
+	 * max_write says.
+	 */
+	out->max_pages = (out->max_write + page - 1) / page;
+}
+
+static void op_init(struct server_req *req)
+{
+	const struct fuse_init_in *in = req->op;
+	struct server *srv = req->srv;
+	struct fuse_init_out out;
+
+	if (in->major != FUSE_KERNEL_VERSION || in->minor < 36) {
+		server_fail(srv, -EPROTO,
+			    "the kernel's FUSE protocol is older than 7.36");
+		server_reply_err(req, -EPROTO);
+		return;
+	}
+	server_fill_init(&srv->opts, in, &out, srv->payload_max);
+	if (srv->opts.fs->init)
+		srv->opts.fs->init(req, &out);
+	srv->init_in = *in;
+	srv->init_out = out;
+	srv->setxattr_ext = out.flags & FUSE_SETXATTR_EXT;
+	server_reply_buf(req, &out, sizeof(out));
+
+	pthread_mutex_lock(&srv->lock);
+	srv->init_done = true;
+	pthread_cond_broadcast(&srv->cond);
+	pthread_mutex_unlock(&srv->lock);
+}
+
+/* Mounting */
+
+int server_mount(const char *mountpoint, const char *opts,
+		 unsigned long flags)
+{
+	char data[1024];
+	int fd, len, ret;
+
+	fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return server_set_error(-errno, "cannot open /dev/fuse");
+	len = snprintf(data, sizeof(data),
+		       "fd=%d,rootmode=40000,user_id=%u,group_id=%u%s%s", fd,
+		       getuid(), getgid(), opts && *opts ? "," : "",
+		       opts ? opts : "");
+	if (len >= (int)sizeof(data))
+		ret = server_set_error(-E2BIG, "mount options are too long");
+	else if (mount("fuse_uringd", mountpoint, "fuse", flags, data))
+		ret = server_set_error(-errno, "cannot mount");
+	else
+		return fd;
+	close(fd);
+	return ret;
+}
+
+/* Threads */
+
+/*
+ * Breaks into a blocking system call of a thread that shall leave.  It has
+ * nothing to do, but must not be SIG_IGN for that.
+ */
+static void kicked(int sig)
+{
+	(void)sig;
+}
+
+static void *thread_main(void *arg)
+{
+	struct server_thread *t = arg;
+	struct server *srv = t->srv;
+
+	if (t->cpus &&
+	    pthread_setaffinity_np(pthread_self(), t->cpus_size, t->cpus) &&
+	    srv->opts.debug)
+		fprintf(stderr, "a thread cannot run on its CPUs\n");
+	t->run(t);
+
+	pthread_mutex_lock(&srv->lock);
+	t->ended = true;
+	if (!--srv->nr_live) {
+		__u64 one = 1;
+
+		if (write(srv->ended_fd, &one, sizeof(one)) < 0)
+			perror("eventfd");
+		if (!srv->init_done && !srv->error)
+			srv->error = server_set_error(-ENOTCONN,
+						      "unmounted before INIT");
+	}
+	pthread_cond_broadcast(&srv->cond);
+	pthread_mutex_unlock(&srv->lock);
+	return NULL;
+}
+
+void server_add_thread(struct server *srv, struct server_thread *t)
+{
+	t->srv = srv;
+	t->next = srv->threads;
+	srv->threads = t;
+}
+
+int server_start_thread(struct server_thread *t)
+{
+	struct server *srv = t->srv;
+	sigset_t all, old;
+	int ret;
+
+	/* Signals are for the threads of whoever uses the server */
+	sigfillset(&all);
+	sigdelset(&all, SIGRTMIN);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	pthread_mutex_lock(&srv->lock);
+	ret = pthread_create(&t->id, NULL, thread_main, t);
+	if (!ret) {
+		t->started = true;
+		srv->nr_live++;
+	}
+	pthread_mutex_unlock(&srv->lock);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return ret ? server_set_error(-ret, "cannot start a thread") : 0;
+}
+
+void server_fail(struct server *srv, int err, const char *what)
+{
+	pthread_mutex_lock(&srv->lock);
+	if (!srv->error)
+		srv->error = server_set_error(err, what);
+	pthread_cond_broadcast(&srv->cond);
+	pthread_mutex_unlock(&srv->lock);
+}
+
+static void threads_stop(struct server *srv)
+{
+	struct server_thread *t;
+	struct timespec until;
+
+	srv->stopping = true;
+	pthread_mutex_lock(&srv->lock);
+	while (srv->nr_live) {
+		/*
+		 * The signal is lost on a thread that is just about to enter
+		 * its system call, so do it until it helps.
+		 */
+		for (t = srv->threads; t; t = t->next)
+			if (t->started && !t->ended)
+				pthread_kill(t->id, SIGRTMIN);
+		clock_gettime(CLOCK_REALTIME, &until);
+		until.tv_nsec += 2000000;
+		if (until.tv_nsec >= 1000000000) {
+			until.tv_nsec -= 1000000000;
+			until.tv_sec++;
+		}
+		pthread_cond_timedwait(&srv->cond, &srv->lock, &until);
+	}
+	pthread_mutex_unlock(&srv->lock);
+	for (t = srv->threads; t; t = t->next)
+		if (t->started)
+			pthread_join(t->id, NULL);
+}
+
+static void server_free(struct server *srv)
+{
+	struct server_req *req, *next;
+	struct server_thread *t;
+
+	for (req = srv->deferred; req; req = next) {
+		next = req->next;
+		req->thread->forget(req);
+	}
+	while ((t = srv->threads)) {
+		srv->threads = t->next;
+		free(t->cpus);
+		t->free(t);
+	}
+	ring_free(srv);
+	if (srv->fd >= 0)
+		close(srv->fd);
+	close(srv->ended_fd);
+	pthread_cond_destroy(&srv->cond);
+	pthread_mutex_destroy(&srv->lock);
+	pthread_mutex_destroy(&srv->defer_lock);
+	free(srv->mountpoint);
+	free(srv);
+}
+
+/* Coming up and going down */
+
+static int check_opts(const struct server_opts *opts)
+{
+	const char *what = NULL;
+
+	if (!opts->mountpoint || !opts->fs)
+		what = "a server needs a mount point and a filesystem";
+	else if (opts->max_write && opts->max_write < 4096)
+		what = "max_write is at least 4096 bytes";
+	else if (opts->transport == SERVER_DEV)
+		return 0;
+	else if (opts->queue_depth > FUSE_URING_MAX_QUEUE_DEPTH)
+		what = "a queue cannot be that deep";
+	else if (opts->queue_depth && opts->nr_background > opts->queue_depth)
+		what = "more background requests than slots in a queue";
+	else if (opts->payload_size && opts->payload_size < FUSE_URING_MIN_PAYLOAD)
+		what = "the payload size is at least 68 KiB";
+	return what ? server_refuse(what) : 0;
+}
+
+struct server *server_start(const struct server_opts *opts)
+{
+	static const struct sigaction kick = { .sa_handler = kicked };
+	struct server_thread *t;
+	struct server *srv;
+	unsigned int i;
+	int ret;
+
+	ret = check_opts(opts);
+	if (ret)
+		goto out;
+	srv = calloc(1, sizeof(*srv));
+	if (!srv) {
+		ret = server_set_error(-ENOMEM, "cannot start");
+		goto out;
+	}
+	srv->opts = *opts;
+	srv->fd = -1;
+	pthread_mutex_init(&srv->lock, NULL);
+	pthread_mutex_init(&srv->defer_lock, NULL);
+	pthread_cond_init(&srv->cond, NULL);
+	srv->ended_fd = eventfd(0, EFD_CLOEXEC);
+	sigaction(SIGRTMIN, &kick, NULL);
+
+	for (i = 0; i < PROTO_NR_OPS; i++)
+		srv->ops[i] = opts->fs->ops[i] ? opts->fs->ops[i] : op_unknown;
+	srv->ops[FUSE_INIT] = op_init;
+	srv->ops[FUSE_INTERRUPT] = op_interrupt;
+	if (!opts->fs->ops[FUSE_DESTROY])
+		srv->ops[FUSE_DESTROY] = op_ok;
+
+	srv->mountpoint = realpath(opts->mountpoint, NULL);
+	if (!srv->mountpoint) {
+		ret = server_set_error(-errno, opts->mountpoint);
+		goto out_free;
+	}
+	srv->fd = server_mount(srv->mountpoint, opts->mount_opts,
+			       opts->mount_flags);
+	if (srv->fd < 0) {
+		ret = srv->fd;
+		goto out_free;
+	}
+
+	ret = opts->transport == SERVER_RING ? ring_setup(srv) : dev_setup(srv);
+	for (t = srv->threads; t && !ret; t = t->next)
+		ret = server_start_thread(t);
+	if (ret)
+		goto out_umount;
+
+	pthread_mutex_lock(&srv->lock);
+	while (!srv->init_done && !srv->error)
+		pthread_cond_wait(&srv->cond, &srv->lock);
+	ret = srv->error;
+	pthread_mutex_unlock(&srv->lock);
+	/*
+	 * Only now: before INIT has come by the ring, a reader on /dev/fuse
+	 * could catch it there.
+	 */
+	if (!ret && srv->ring && !ring_granted(srv)->nr_control)
+		ret = dev_start_reader(srv);
+	if (!ret)
+		return srv;
+
+out_umount:
+	umount2(srv->mountpoint, MNT_DETACH);
+	threads_stop(srv);
+out_free:
+	server_free(srv);
+out:
+	errno = -ret;
+	return NULL;
+}
+
+int server_stop(struct server *srv)
+{
+	bool live;
+	int ret = 0;
+
+	pthread_mutex_lock(&srv->lock);
+	live = srv->nr_live;
+	pthread_mutex_unlock(&srv->lock);
+
+	/* No thread left: the mount has gone, what is there now is not ours */
+	if (live && umount2(srv->mountpoint, UMOUNT_NOFOLLOW)) {
+		if (errno == EBUSY)
+			ret = -EBUSY;
+		umount2(srv->mountpoint, MNT_DETACH | UMOUNT_NOFOLLOW);
+	}
+	threads_stop(srv);
+	if (srv->opts.at_exit)
+		srv->opts.at_exit(srv);
+	server_free(srv);
+	return ret;
+}
+
+void server_wait(struct server *srv)
+{
+	pthread_mutex_lock(&srv->lock);
+	while (srv->nr_live)
+		pthread_cond_wait(&srv->cond, &srv->lock);
+	pthread_mutex_unlock(&srv->lock);
+}
+
+bool server_wait_signal(struct server *srv, const sigset_t *set)
+{
+	struct pollfd pfd[2] = {
+		{ .fd = srv->ended_fd, .events = POLLIN },
+		{ .fd = signalfd(-1, set, SFD_CLOEXEC), .events = POLLIN },
+	};
+
+	while (poll(pfd, 2, -1) < 0 && errno == EINTR)
+		;
+	if (pfd[1].fd >= 0)
+		close(pfd[1].fd);
+	return pfd[0].revents;
+}
+
+/* Nothing of where it was started from is kept */
+static void detach(void)
+{
+	int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	if (fd >= 0) {
+		dup2(fd, 0);
+		dup2(fd, 1);
+		dup2(fd, 2);
+		close(fd);
+	}
+	if (chdir("/"))
+		_exit(1);
+}
+
+struct fork_report {
+	int err;
+	char text[sizeof(error_text)];
+};
+
+pid_t server_fork(const struct server_opts *opts)
+{
+	struct fork_report report = { 0 };
+	struct server *srv;
+	sigset_t set, old;
+	int fds[2];
+	pid_t pid;
+
+	if (pipe2(fds, O_CLOEXEC)) {
+		server_set_error(-errno, "cannot make a pipe");
+		return -1;
+	}
+	/* Before the fork, so that the child cannot miss one */
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigprocmask(SIG_BLOCK, &set, &old);
+	fflush(NULL);
+	pid = fork();
+	if (!pid) {
+		close(fds[0]);
+		if (opts->detach)
+			setsid();
+		else
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
+		srv = server_start(opts);
+		if (!srv) {
+			report.err = errno;
+			memcpy(report.text, error_text, sizeof(error_text));
+		}
+		if (write(fds[1], &report, sizeof(report)) < 0)
+			_exit(1);
+		close(fds[1]);
+		if (!srv)
+			_exit(1);
+		if (opts->detach)
+			detach();
+		server_wait_signal(srv, &set);
+		server_stop(srv);
+		_exit(0);
+	}
+	sigprocmask(SIG_SETMASK, &old, NULL);
+	close(fds[1]);
+	if (pid < 0) {
+		report.err = errno;
+		server_set_error(-errno, "cannot fork");
+	} else if (read(fds[0], &report, sizeof(report)) != sizeof(report)) {
+		report.err = ECHILD;
+		server_set_error(-ECHILD, "the server died while it started");
+	} else if (report.err) {
+		memcpy(error_text, report.text, sizeof(error_text));
+	}
+	close(fds[0]);
+	if (!report.err)
+		return pid;
+	if (pid > 0)
+		waitpid(pid, NULL, 0);
+	errno = report.err;
+	return -1;
+}
+
+/* Small questions */
+
+void fs_free(struct server_fs *fs)
+{
+	if (fs)
+		fs->free(fs);
+}
+
+int server_dev_fd(struct server *srv)
+{
+	return srv->fd;
+}
+
+const struct server_opts *server_options(struct server *srv)
+{
+	return &srv->opts;
+}
+
+const struct fuse_init_in *server_init_in(struct server *srv)
+{
+	return &srv->init_in;
+}
+
+const struct fuse_init_out *server_init_out(struct server *srv)
+{
+	return &srv->init_out;
+}
+
+const struct fuse_uring_setup *server_ring_setup(struct server *srv)
+{
+	return ring_granted(srv);
+}
+
+__u64 server_count(struct server *srv, enum server_transport by,
+		   __u32 opcode)
+{
+	struct server_thread *t;
+	__u64 sum = 0;
+
+	if (opcode < PROTO_NR_OPS)
+		for (t = srv->threads; t; t = t->next)
+			if (t->transport == by)
+				sum += __atomic_load_n(&t->count[opcode],
+						       __ATOMIC_RELAXED);
+	return sum;
+}
+
+int server_notify(struct server *srv, int code, const void *payload,
+		  size_t len)
+{
+	struct fuse_out_header *msg;
+	ssize_t ret;
+
+	/* unique 0 says that this is no reply, and error what it is */
+	msg = malloc(sizeof(*msg) + len);
+	if (!msg)
+		return -ENOMEM;
+	msg->len = sizeof(*msg) + len;
+	msg->error = code;
+	msg->unique = 0;
+	memcpy(msg + 1, payload, len);
+	ret = write(srv->fd, msg, msg->len);
+	if (ret >= 0)
+		ret = (size_t)ret == msg->len ? 0 : -EIO;
+	else
+		ret = -errno;
+	free(msg);
+	return ret;
+}

@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * A minimal FUSE server as a library.  It takes SIGRTMIN for itself.
+ *
+ * A server is a mount, a transport that carries its requests (transport_dev.c,
+ * transport_ring.c) and a filesystem that answers them (fs_*.c).  server.c
+ * ties the three together.  Neither side knows the other: a filesystem sees
+ * nothing but struct server_req and so cannot tell the transports apart.
+ *
+ * Life of a request:
+ *
+ *	transport	fills a struct server_req and dispatches it
+ *	hook		of a test, may answer the request or change it
+ *	filesystem	handler of the opcode: looks at the arguments, puts the
+ *			answer to req->out and calls one server_reply*()
+ *
+ * Exactly one server_reply*() per request, either before the handler returns
+ * or, after server_defer(), at any later time from any thread.
+ */
+#ifndef SELFTEST_FUSE_SERVER_H
+#define SELFTEST_FUSE_SERVER_H
+
+#include <signal.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+#include "proto.h"
+
+struct server;
+struct server_fs;
+struct server_req;
+struct server_thread;
+
+enum server_transport {
+	SERVER_DEV,		/* read(2) and write(2) on /dev/fuse */
+	SERVER_RING,		/* managed ring */
+};
+
+/*
+ * A request as filesystems and hooks see it.  Everything that is not marked
+ * as private may be used directly.
+ *
+ * On the ring, @data and @out are the same memory, which the kernel shares:
+ * that is what makes it possible to read(2) into the reply or to write(2) out
+ * of the request without a copy.  So a handler must be done with @data (file
+ * names, most of the time) before it puts the first byte to @out.  @in and
+ * @op stay as they are until the reply.
+ */
+struct server_req {
+	const struct fuse_in_header *in;
+	const void *op;		/* opcode's own header, see proto_op_size() */
+	const void *data;	/* all arguments after that */
+	void *out;		/* where the reply's arguments go */
+	__u32 data_len;	/* bytes at data */
+	__u32 out_max;	/* room at out */
+
+	struct server *srv;
+	void *priv;		/* server_fs.priv of the filesystem */
+
+	/* Ring only, for tests that misbehave; hdr is NULL over /dev/fuse */
+	struct fuse_uring_req_header *hdr;
+	__u64 commit_id;
+	__u16 qid;
+	__u16 slot;
+
+	/* Private to server.c and the transports */
+	bool deferred;
+	__u64 refused;			/* commit_id of a bad reply */
+	struct server_thread *thread;
+	bool (*cancel)(struct server_req *req);
+	struct server_req *next, **pprev;	/* deferred requests */
+	struct server_req *reply_next;		/* answered by other threads */
+	void *cancel_arg;			/* free for the owner of cancel */
+};
+
+/* Handlers by opcode: an opcode without one is answered with PROTO_NO_SUCH_OP */
+typedef void (*server_op_t)(struct server_req *req);
+
+/*
+ * A filesystem.  FUSE_INIT and FUSE_INTERRUPT are the server's own business;
+ * handlers of FORGET and BATCH_FORGET are called like any other and use
+ * server_reply_none().  Handlers run concurrently in several threads.
+ */
+struct server_fs {
+	const char *name;
+	const server_op_t *ops;		/* array of PROTO_NR_OPS */
+	void *priv;
+	/* optional: the connection's features are known, nothing was asked */
+	void (*init)(struct server_req *req, struct fuse_init_out *out);
+	/* for fs_free() */
+	void (*free)(struct server_fs *fs);
+};
+
+/* In-memory tree: every opcode, see fs_mem.c for ioctl and poll */
+struct server_fs *fs_mem_new(void);
+/* The tree below a directory; NULL and errno when it cannot be opened */
+struct server_fs *fs_passthrough_new(const char *dir);
+/* One file "null" of that size; whatever else is created is forgotten */
+struct server_fs *fs_null_new(__u64 size);
+void fs_free(struct server_fs *fs);
+
+/*
+ * What to serve and how.  All zeroes is a working default for everything but
+ * mountpoint and fs.
+ */
+struct server_opts {
+	const char *mountpoint;
+	struct server_fs *fs;
+	enum server_transport transport;
+
+	/*
+	 * Asked before the filesystem for every request, FUSE_INIT and (over
+	 * /dev/fuse) FUSE_INTERRUPT and FORGET included.  Returns true when it
+	 * answered or deferred the request, false when the request shall go on.
+	 */
+	bool (*hook)(struct server_req *req, void *arg);
+	void *hook_arg;
+
+	/* Ring.  0: what the kernel prefers */
+	unsigned int nr_queues;
+	unsigned int queue_depth;
+	unsigned int nr_background;
+	unsigned int payload_size;
+	unsigned int threads_per_queue;	/* 0: 1; they share the slots */
+	/* Called with the result of a command of server_raw_cmd() */
+	void (*raw_done)(__u64 tag, int res, void *hook_arg);
+
+	/*
+	 * /dev/fuse: number of threads, 0 for one per CPU; all but the first
+	 * have a clone (FUSE_DEV_IOC_CLONE) of the descriptor unless no_clone
+	 * is set.  They run where the scheduler wants them: any of them may
+	 * get any request.
+	 */
+	unsigned int nr_threads;
+	bool no_clone;
+
+	bool no_bind;			/* ring: don't bind threads to CPUs */
+
+	/* mount(2): more options, separated by commas, and MS_* flags */
+	const char *mount_opts;
+	unsigned long mount_flags;
+
+	/*
+	 * FUSE_INIT: FUSE_* features wanted besides (init_set) or instead of
+	 * (init_clear) SERVER_INIT_DEFAULT, each used only if the kernel has
+	 * it, and limits, 0 for the default (1 MiB, no limit, kernel's).
+	 */
+	__u64 init_set;
+	__u64 init_clear;
+	__u32 max_write;
+	__u32 max_readahead;
+	__u16 max_background;
+	__u16 congestion_threshold;
+	__u32 time_gran;		/* in ns, 0: 1 */
+
+	/* How long the kernel may believe names and attributes */
+	__u32 entry_valid_ms;
+	__u32 attr_valid_ms;
+
+	/* server_fork(): outlive the caller, in a session of its own */
+	bool detach;
+	/* Called by server_stop() when no thread is left */
+	void (*at_exit)(struct server *srv);
+
+	bool debug;			/* print every request to stderr */
+};
+
+#define SERVER_INIT_DEFAULT						\
+	(FUSE_ASYNC_READ | FUSE_POSIX_LOCKS | FUSE_ATOMIC_O_TRUNC |	\
+	 FUSE_EXPORT_SUPPORT | FUSE_BIG_WRITES | FUSE_FLOCK_LOCKS |	\
+	 FUSE_HAS_IOCTL_DIR | FUSE_AUTO_INVAL_DATA |			\
+	 FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO |			\
+	 FUSE_ASYNC_DIO | FUSE_PARALLEL_DIROPS | FUSE_ABORT_ERROR |	\
+	 FUSE_MAX_PAGES | FUSE_SETXATTR_EXT | FUSE_INIT_EXT |		\
+	 FUSE_HAS_EXPIRE_ONLY | FUSE_HAS_RESEND)
+
+/*
+ * Mounts and serves in threads of the calling process.  Returns when
+ * FUSE_INIT has been answered.  NULL on failure: errno is set and
+ * server_error() says in a sentence what failed.  Copies *opts, but not what
+ * it points to.
+ */
+struct server *server_start(const struct server_opts *opts);
+
+/*
+ * The same in a child process, which the caller may kill.  Nothing of
+ * /dev/fuse stays open in the caller.  Returns the server's pid and the
+ * caller waits for it; -1 on failure as above.  The child leaves with status
+ * 0 when the filesystem has been unmounted; on SIGTERM or SIGINT it unmounts
+ * first.  It is killed when the caller ends, unless opts->detach.
+ */
+pid_t server_fork(const struct server_opts *opts);
+
+/*
+ * Unmounts, waits for the threads and frees the server (not its filesystem).
+ * A busy filesystem is detached and the connection closed.  Returns 0, or
+ * -EBUSY in that case.
+ */
+int server_stop(struct server *srv);
+
+/* Waits until somebody else has unmounted, then server_stop() is quick */
+void server_wait(struct server *srv);
+/* True when that happens, false when a signal of the (blocked) set comes */
+bool server_wait_signal(struct server *srv, const sigset_t *set);
+
+/* Why the last server_start(), server_fork() or server_mount() failed */
+const char *server_error(void);
+
+/* Descriptor of /dev/fuse, the one that is mounted */
+int server_dev_fd(struct server *srv);
+/* As given to server_start() */
+const struct server_opts *server_options(struct server *srv);
+/* What FUSE_INIT negotiated */
+const struct fuse_init_out *server_init_out(struct server *srv);
+const struct fuse_init_in *server_init_in(struct server *srv);
+/* What the ring setup granted; NULL over /dev/fuse */
+const struct fuse_uring_setup *server_ring_setup(struct server *srv);
+/* Number of requests of an opcode that came by a transport so far */
+__u64 server_count(struct server *srv, enum server_transport by,
+		   __u32 opcode);
+
+/*
+ * Sends a notification: code is FUSE_NOTIFY_*, payload what follows
+ * struct fuse_out_header.  Returns 0 or a negative errno.
+ */
+int server_notify(struct server *srv, int code, const void *payload,
+		  size_t len);
+
+/* Replies.  err is 0 or a negative errno. */
+void server_reply_err(struct server_req *req, int err);
+void server_reply(struct server_req *req, size_t len);	/* from req->out */
+void server_reply_buf(struct server_req *req, const void *buf, size_t len);
+void server_reply_none(struct server_req *req);	/* opcodes without reply */
+
+/*
+ * Takes a request out of the handler's hands: it will be answered later,
+ * possibly by another thread.  When FUSE_INTERRUPT names it, cancel (unless
+ * NULL) is called from another thread; it returns true if it made sure that
+ * nobody else will answer the request, which the caller then answers with
+ * -EINTR.  cancel may take the filesystem's locks, so no server_reply*() of a
+ * deferred request under these.
+ *
+ * Returns false, and defers nothing, when the request has been interrupted
+ * already: answer with -EINTR.  (With cancel == NULL it is always true.)
+ */
+bool server_defer(struct server_req *req,
+		  bool (*cancel)(struct server_req *req));
+
+/*
+ * Ring, from a hook or a handler only: queues a command on the ring of the
+ * thread that handles the request.  raw_done of the options is called with tag
+ * and the completion's result.  A command that the kernel accepts arms a slot
+ * whose requests are then taken for the handler's, as they must be.
+ */
+int server_raw_cmd(struct server_req *req, __u32 cmd_op,
+		   const struct fuse_uring_req_cmd *cmd, __u64 tag);
+
+/*
+ * Building blocks, for tests that drive a transport by hand.  server_mount()
+ * opens /dev/fuse and mounts it without answering anything; negative errno on
+ * failure.  server_fill_init() makes the answer to FUSE_INIT.
+ */
+int server_mount(const char *mountpoint, const char *opts,
+		 unsigned long flags);
+void server_fill_init(const struct server_opts *opts,
+		      const struct fuse_init_in *in,
+		      struct fuse_init_out *out, __u32 payload_max);
+
+#endif /* SELFTEST_FUSE_SERVER_H */

@@ -1,0 +1,999 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * FUSE_DEV_IOC_URING_SETUP and FUSE_DEV_IOC_URING_QUEUE_INFO: what they grant,
+ * every error by its number, and that a refused call changes nothing.
+ */
+
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+#include "../kselftest_harness.h"
+#include "common.h"
+#include "puppet.h"
+
+static const struct puppet_options small_ring = {
+	.transport = TRANSPORT_RING,
+	.nr_queues = 1,
+	.depth = 2,
+};
+
+static int setup(int fd, struct fuse_uring_setup *arg)
+{
+	return ioctl(fd, FUSE_DEV_IOC_URING_SETUP, arg) ? -errno : 0;
+}
+
+static int queue_info(int fd, struct fuse_uring_queue_info *arg)
+{
+	return ioctl(fd, FUSE_DEV_IOC_URING_QUEUE_INFO, arg) ? -errno : 0;
+}
+
+/* All steps after the setup ioctl, and a request that goes over the ring. */
+static int use_ring(struct puppet *p)
+{
+	struct requester r;
+	int ret;
+
+	ret = puppet_map(p);
+	if (!ret)
+		ret = puppet_uring(p);
+	if (!ret)
+		ret = puppet_arm(p);
+	if (!ret)
+		ret = puppet_init(p);
+	if (!ret)
+		ret = requester_start(&r, request_stat, TEST_MNT "/f2");
+	if (!ret)
+		ret = puppet_serve(p, &r);
+	if (!ret && (ring_stat(p->conn, "requests_dev") != 0 ||
+		     ring_stat(p->conn, "requests_ring") <= 0))
+		ret = -EPROTO;
+	return ret;
+}
+
+static long possible_cpus(void)
+{
+	return sysconf(_SC_NPROCESSORS_CONF);
+}
+
+FIXTURE(setup)
+{
+	struct puppet p;
+};
+
+FIXTURE_SETUP(setup)
+{
+	const char *why = test_prepare(TRANSPORT_RING);
+
+	if (why)
+		SKIP(return, "%s", why);
+	ASSERT_EQ(0, puppet_open(&self->p, &small_ring));
+	ASSERT_EQ(0, puppet_mount(&self->p));
+}
+
+FIXTURE_TEARDOWN(setup)
+{
+	puppet_stop(&self->p);
+}
+
+TEST_F(setup, works)
+{
+	ASSERT_EQ(0, puppet_setup(&self->p));
+	ASSERT_EQ(0, use_ring(&self->p));
+}
+
+TEST_F(setup, switched_off)
+{
+	ASSERT_EQ(0, ring_switch(false));
+	EXPECT_EQ(-EOPNOTSUPP, puppet_setup(&self->p));
+	EXPECT_EQ(-1, ring_stat(self->p.conn, "requests_ring"));
+	ASSERT_EQ(0, ring_switch(true));
+
+	ASSERT_EQ(0, puppet_setup(&self->p));
+	ASSERT_EQ(0, use_ring(&self->p));
+}
+
+/* The switch is about new rings only. */
+TEST_F(setup, switched_off_later)
+{
+	ASSERT_EQ(0, puppet_setup(&self->p));
+	ASSERT_EQ(0, ring_switch(false));
+	EXPECT_EQ(0, use_ring(&self->p));
+}
+
+TEST_F(setup, before_mount)
+{
+	puppet_stop(&self->p);
+	ASSERT_EQ(0, puppet_open(&self->p, &small_ring));
+	EXPECT_EQ(-ENOTCONN, puppet_setup(&self->p));
+
+	ASSERT_EQ(0, puppet_mount(&self->p));
+	ASSERT_EQ(0, puppet_setup(&self->p));
+	ASSERT_EQ(0, use_ring(&self->p));
+}
+
+TEST_F(setup, after_abort)
+{
+	ASSERT_EQ(0, conn_abort(self->p.conn));
+	EXPECT_EQ(-ENOTCONN, puppet_setup(&self->p));
+	EXPECT_EQ(-1, ring_stat(self->p.conn, "requests_ring"));
+}
+
+TEST_F(setup, twice)
+{
+	struct fuse_uring_setup again = { .size = sizeof(again) };
+
+	ASSERT_EQ(0, puppet_setup(&self->p));
+	EXPECT_EQ(-EBUSY, setup(self->p.fd, &again));
+	ASSERT_EQ(0, use_ring(&self->p));
+	EXPECT_EQ(-EBUSY, setup(self->p.fd, &again));
+}
+
+TEST_F(setup, on_another_file)
+{
+	struct fuse_uring_setup arg = { .size = sizeof(arg) };
+	int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(-ENOTTY, setup(fd, &arg));
+	close(fd);
+}
+
+TEST_F(setup, bad_address)
+{
+	EXPECT_EQ(-EFAULT, setup(self->p.fd, NULL));
+	EXPECT_EQ(-EFAULT, setup(self->p.fd, (void *)-4096UL));
+
+	ASSERT_EQ(0, puppet_setup(&self->p));
+	ASSERT_EQ(0, use_ring(&self->p));
+}
+
+/* The answer cannot be written: nothing may be left behind. */
+TEST_F(setup, read_only_address)
+{
+	struct fuse_uring_setup *arg;
+
+	arg = mmap(NULL, sizeof(*arg), PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, arg);
+	arg->size = sizeof(*arg);
+	ASSERT_EQ(0, mprotect(arg, sizeof(*arg), PROT_READ));
+	EXPECT_EQ(-EFAULT, setup(self->p.fd, arg));
+
+	ASSERT_EQ(0, puppet_setup(&self->p));
+	ASSERT_EQ(0, use_ring(&self->p));
+}
+
+TEST_F(setup, defaults)
+{
+	struct fuse_uring_setup arg = { .size = sizeof(arg) };
+
+	ASSERT_EQ(0, setup(self->p.fd, &arg));
+	EXPECT_EQ(sizeof(arg), arg.size);
+	EXPECT_EQ(possible_cpus(), arg.nr_queues);
+	EXPECT_EQ(8, arg.queue_depth);
+	EXPECT_EQ(4, arg.nr_background);
+	EXPECT_LE(FUSE_URING_MIN_PAYLOAD, arg.payload_size);
+	EXPECT_EQ(0, arg.payload_size % getpagesize());
+	EXPECT_EQ(FUSE_URING_FEAT_INIT, arg.features & FUSE_URING_FEAT_INIT);
+}
+
+/* One queue's headers and at least one payload lie inside the mapping. */
+TEST_F(setup, layout)
+{
+	struct fuse_uring_setup *s = &self->p.setup;
+	__u64 headers;
+
+	ASSERT_EQ(0, puppet_setup(&self->p));
+	EXPECT_EQ(1, s->nr_queues);
+	EXPECT_EQ(2, s->queue_depth);
+	EXPECT_LE(sizeof(struct fuse_uring_req_header), s->header_stride);
+	EXPECT_EQ(0, s->header_stride % 8);
+	EXPECT_EQ(0, s->header_offset % 8);
+	EXPECT_EQ(0, s->payload_offset % getpagesize());
+	EXPECT_EQ(0, s->mmap_size % getpagesize());
+	EXPECT_EQ(0, s->queue_stride % getpagesize());
+	EXPECT_LE(s->mmap_size, s->queue_stride);
+	EXPECT_GT(1ULL << 44, s->nr_queues * s->queue_stride);
+	headers = (__u64)s->queue_depth * s->header_stride;
+	EXPECT_LE(s->header_offset + headers, s->mmap_size);
+	EXPECT_LE(s->payload_offset + s->payload_size, s->mmap_size);
+	/* Headers and payloads do not overlap. */
+	EXPECT_TRUE(s->header_offset + headers <= s->payload_offset ||
+		    s->payload_offset + s->payload_size <= s->header_offset);
+}
+
+TEST_F(setup, payload_is_rounded_up)
+{
+	self->p.opt.payload = FUSE_URING_MIN_PAYLOAD + 1;
+	ASSERT_EQ(0, puppet_setup(&self->p));
+	EXPECT_EQ(FUSE_URING_MIN_PAYLOAD + getpagesize(),
+		  self->p.setup.payload_size);
+	ASSERT_EQ(0, use_ring(&self->p));
+}
+
+TEST_F(setup, no_control_slots_yet)
+{
+	struct fuse_uring_setup arg = {
+		.size = sizeof(arg),
+		.nr_queues = 1,
+		.nr_control = 2,
+	};
+
+	ASSERT_EQ(0, setup(self->p.fd, &arg));
+	EXPECT_EQ(0, arg.nr_control);
+}
+
+/* A newer program on this kernel: what it does not use may be longer. */
+TEST_F(setup, larger_and_zero)
+{
+	struct {
+		struct fuse_uring_setup arg;
+		char more[64];
+	} big = { .arg = { .size = sizeof(big), .nr_queues = 1 } };
+
+	ASSERT_EQ(0, setup(self->p.fd, &big.arg));
+	EXPECT_EQ(sizeof(big.arg), big.arg.size);
+}
+
+TEST_F(setup, larger_and_not_zero)
+{
+	struct {
+		struct fuse_uring_setup arg;
+		char more[64];
+	} big = { .arg = { .size = sizeof(big), .nr_queues = 1 } };
+
+	big.more[63] = 1;
+	EXPECT_EQ(-E2BIG, setup(self->p.fd, &big.arg));
+
+	ASSERT_EQ(0, puppet_setup(&self->p));
+	ASSERT_EQ(0, use_ring(&self->p));
+}
+
+TEST_F(setup, larger_than_its_memory)
+{
+	char *end = mmap(NULL, 2 * getpagesize(), PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct fuse_uring_setup *arg;
+
+	ASSERT_NE(MAP_FAILED, (void *)end);
+	end += getpagesize();
+	ASSERT_EQ(0, munmap(end, getpagesize()));
+	arg = (void *)(end - sizeof(*arg));
+	arg->size = sizeof(*arg) + 8;
+	EXPECT_EQ(-EFAULT, setup(self->p.fd, arg));
+
+	ASSERT_EQ(0, puppet_setup(&self->p));
+	ASSERT_EQ(0, use_ring(&self->p));
+}
+
+/* Made after FUSE_INIT: the ring must hold what has been negotiated. */
+TEST_F(setup, payload_below_negotiated)
+{
+	struct fuse_uring_setup arg = {
+		.size = sizeof(arg),
+		.nr_queues = 1,
+		.payload_size = FUSE_URING_MIN_PAYLOAD,
+	};
+
+	self->p.opt.max_write = 256 << 10;
+	ASSERT_EQ(0, puppet_init(&self->p));
+	EXPECT_EQ(-EINVAL, setup(self->p.fd, &arg));
+	EXPECT_EQ(-1, ring_stat(self->p.conn, "requests_ring"));
+}
+
+TEST_F(setup, after_init)
+{
+	struct fuse_uring_setup *s = &self->p.setup;
+	struct requester r;
+
+	self->p.opt.max_write = 256 << 10;
+	ASSERT_EQ(0, puppet_init(&self->p));
+	ASSERT_EQ(0, puppet_setup(&self->p));
+	EXPECT_LE(256 << 10, s->payload_size);
+	ASSERT_EQ(0, puppet_map(&self->p));
+	ASSERT_EQ(0, puppet_uring(&self->p));
+
+	/* Nothing is armed yet, so the connection is as it was. */
+	ASSERT_EQ(0, requester_start(&r, request_stat, TEST_MNT "/f2"));
+	EXPECT_EQ(0, puppet_serve(&self->p, &r));
+	EXPECT_EQ(0, ring_stat(self->p.conn, "requests_ring"));
+
+	ASSERT_EQ(0, puppet_arm(&self->p));
+	ASSERT_EQ(0, requester_start(&r, request_stat, TEST_MNT "/f2"));
+	EXPECT_EQ(0, puppet_serve(&self->p, &r));
+	EXPECT_LT(0, ring_stat(self->p.conn, "requests_ring"));
+}
+
+/* FUSE_INIT offers no more than a slot can carry. */
+TEST_F(setup, init_is_limited)
+{
+	struct puppet_io io = {
+		.path = TEST_MNT "/f2",
+		.flags = O_WRONLY | O_DIRECT,
+		.len = 512 << 10,
+	};
+	static struct puppet_req req;
+	struct requester r;
+
+	self->p.opt.payload = 128 << 10;
+	self->p.opt.max_write = 1 << 20;
+	ASSERT_EQ(0, puppet_setup(&self->p));
+	ASSERT_EQ(0, use_ring(&self->p));
+	EXPECT_GE(self->p.setup.payload_size, self->p.init_in.max_readahead);
+
+	ASSERT_EQ(0, requester_start(&r, request_write, &io));
+	ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_WRITE));
+	EXPECT_EQ(128 << 10, req.write.size);
+	ASSERT_EQ(0, puppet_answer(&self->p, &req));
+	EXPECT_EQ(0, puppet_serve(&self->p, &r));
+}
+
+/* One wrong value each. */
+FIXTURE(setup_refuses)
+{
+	struct puppet p;
+};
+
+FIXTURE_VARIANT(setup_refuses)
+{
+	struct fuse_uring_setup arg;
+	bool too_many_queues;
+	int error;
+};
+
+FIXTURE_VARIANT_ADD(setup_refuses, flags_first) {
+	.arg = {
+		.size = sizeof(struct fuse_uring_setup),
+		.flags = 1,
+	},
+	.error = -EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(setup_refuses, flags_last) {
+	.arg = {
+		.size = sizeof(struct fuse_uring_setup),
+		.flags = 1U << 31,
+	},
+	.error = -EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(setup_refuses, depth_over_maximum) {
+	.arg = {
+		.size = sizeof(struct fuse_uring_setup),
+		.queue_depth = FUSE_URING_MAX_QUEUE_DEPTH + 1,
+	},
+	.error = -EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(setup_refuses, depth_huge) {
+	.arg = {
+		.size = sizeof(struct fuse_uring_setup),
+		.queue_depth = ~0U,
+	},
+	.error = -EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(setup_refuses, background_over_depth) {
+	.arg = {
+		.size = sizeof(struct fuse_uring_setup),
+		.queue_depth = 4,
+		.nr_background = 5,
+	},
+	.error = -EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(setup_refuses, background_over_default_depth) {
+	.arg = {
+		.size = sizeof(struct fuse_uring_setup),
+		.nr_background = 9,
+	},
+	.error = -EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(setup_refuses, background_huge) {
+	.arg = {
+		.size = sizeof(struct fuse_uring_setup),
+		.nr_background = ~0U,
+	},
+	.error = -EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(setup_refuses, payload_under_minimum) {
+	.arg = {
+		.size = sizeof(struct fuse_uring_setup),
+		.payload_size = FUSE_URING_MIN_PAYLOAD - 1,
+	},
+	.error = -EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(setup_refuses, payload_one) {
+	.arg = {
+		.size = sizeof(struct fuse_uring_setup),
+		.payload_size = 1,
+	},
+	.error = -EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(setup_refuses, queues_huge) {
+	.arg = {
+		.size = sizeof(struct fuse_uring_setup),
+		.nr_queues = ~0U,
+	},
+	.error = -EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(setup_refuses, reserved_first) {
+	.arg = {
+		.size = sizeof(struct fuse_uring_setup),
+		.reserved = { 1 },
+	},
+	.error = -EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(setup_refuses, reserved_last) {
+	.arg = {
+		.size = sizeof(struct fuse_uring_setup),
+		.reserved = { 0, 0, 0, 0, 1ULL << 63 },
+	},
+	.error = -EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(setup_refuses, queues_over_cpus) {
+	.arg = { .size = sizeof(struct fuse_uring_setup) },
+	.too_many_queues = true,
+	.error = -EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(setup_refuses, size_zero) {
+	.error = -EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(setup_refuses, size_short) {
+	.arg = { .size = sizeof(struct fuse_uring_setup) - 1 },
+	.error = -EINVAL,
+};
+
+FIXTURE_SETUP(setup_refuses)
+{
+	const char *why = test_prepare(TRANSPORT_RING);
+
+	if (why)
+		SKIP(return, "%s", why);
+	ASSERT_EQ(0, puppet_open(&self->p, &small_ring));
+	ASSERT_EQ(0, puppet_mount(&self->p));
+}
+
+FIXTURE_TEARDOWN(setup_refuses)
+{
+	puppet_stop(&self->p);
+}
+
+TEST_F(setup_refuses, and_changes_nothing)
+{
+	struct fuse_uring_setup arg = variant->arg;
+
+	if (variant->too_many_queues)
+		arg.nr_queues = possible_cpus() + 1;
+	EXPECT_EQ(variant->error, setup(self->p.fd, &arg));
+	EXPECT_EQ(-1, ring_stat(self->p.conn, "requests_ring"));
+
+	ASSERT_EQ(0, puppet_setup(&self->p));
+	ASSERT_EQ(0, use_ring(&self->p));
+}
+
+/* The largest of everything that is allowed. */
+TEST(setup_largest_depth)
+{
+	const char *why = test_prepare(TRANSPORT_RING);
+	struct puppet_options opt = small_ring;
+	struct puppet p;
+
+	if (why)
+		SKIP(return, "%s", why);
+	opt.depth = 256;
+	opt.background = 256;
+	opt.payload = FUSE_URING_MIN_PAYLOAD;
+	ASSERT_EQ(0, puppet_open(&p, &opt));
+	ASSERT_EQ(0, puppet_mount(&p));
+	ASSERT_EQ(0, puppet_setup(&p));
+	EXPECT_EQ(256, p.setup.queue_depth);
+	EXPECT_EQ(256, p.setup.nr_background);
+	EXPECT_EQ(0, use_ring(&p));
+	EXPECT_EQ(0, puppet_drain(&p, 0));
+	EXPECT_EQ(256, ring_queues_stat(p.conn, "parked"));
+	puppet_stop(&p);
+}
+
+/* An unprivileged mounter is held to RLIMIT_MEMLOCK. */
+FIXTURE(setup_unprivileged)
+{
+	rlim_t limit;
+};
+
+FIXTURE_SETUP(setup_unprivileged)
+{
+	const char *why = test_prepare(TRANSPORT_RING);
+	struct rlimit rlimit = { 0, RLIM_INFINITY };
+	char map[64];
+	int pipes[2][2];
+	pid_t pid;
+	char c;
+
+	if (why)
+		SKIP(return, "%s", why);
+	if (access("/proc/self/ns/user", F_OK))
+		SKIP(return, "kernel without CONFIG_USER_NS");
+	/* In a user namespace, mounts are of descriptors opened there. */
+	ASSERT_EQ(0, mknod(TEST_DIR "/fuse", S_IFCHR | 0666, makedev(10, 229)));
+	ASSERT_EQ(0, chmod(TEST_DIR "/fuse", 0666));
+	ASSERT_EQ(0, setrlimit(RLIMIT_MEMLOCK, &rlimit));
+
+	/* The maps are written by a privileged process. */
+	ASSERT_EQ(0, pipe(pipes[0]));
+	ASSERT_EQ(0, pipe(pipes[1]));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		if (read(pipes[0][0], &c, 1) != 1)
+			_exit(1);
+		snprintf(map, sizeof(map), "/proc/%d/uid_map", getppid());
+		if (file_write(map, "0 1000 1"))
+			_exit(2);
+		snprintf(map, sizeof(map), "/proc/%d/gid_map", getppid());
+		if (file_write(map, "0 1000 1"))
+			_exit(3);
+		_exit(write(pipes[1][1], "x", 1) != 1);
+	}
+	ASSERT_EQ(0, setresgid(1000, 1000, 1000));
+	ASSERT_EQ(0, setresuid(1000, 1000, 1000));
+	/* Changing ids makes /proc/self somebody else's. */
+	ASSERT_EQ(0, prctl(PR_SET_DUMPABLE, 1));
+	ASSERT_EQ(0, unshare(CLONE_NEWUSER | CLONE_NEWNS));
+	ASSERT_EQ(1, write(pipes[0][1], "x", 1));
+	ASSERT_EQ(1, read(pipes[1][0], &c, 1));
+	ASSERT_EQ(pid, waitpid(pid, NULL, 0));
+	ASSERT_EQ(0, geteuid());
+}
+
+FIXTURE_TEARDOWN(setup_unprivileged)
+{
+}
+
+static int unprivileged_mount(struct puppet *p)
+{
+	struct puppet_options opt = small_ring;
+	int ret;
+
+	opt.device = TEST_DIR "/fuse";
+	ret = puppet_open(p, &opt);
+	return ret ? ret : puppet_mount(p);
+}
+
+TEST_F(setup_unprivileged, over_memlock)
+{
+	struct rlimit rlimit = { 64 << 10, RLIM_INFINITY };
+	struct puppet p;
+
+	ASSERT_EQ(0, unprivileged_mount(&p));
+	ASSERT_EQ(0, setrlimit(RLIMIT_MEMLOCK, &rlimit));
+	EXPECT_EQ(-ENOBUFS, puppet_setup(&p));
+	EXPECT_EQ(-1, ring_stat(p.conn, "requests_ring"));
+
+	rlimit.rlim_cur = RLIM_INFINITY;
+	ASSERT_EQ(0, setrlimit(RLIMIT_MEMLOCK, &rlimit));
+	ASSERT_EQ(0, puppet_setup(&p));
+	EXPECT_EQ(0, use_ring(&p));
+	puppet_stop(&p);
+}
+
+/* What one ring takes is missing for the next, and comes back. */
+TEST_F(setup_unprivileged, memlock_is_returned)
+{
+	struct rlimit rlimit = { RLIM_INFINITY, RLIM_INFINITY };
+	struct puppet first, second;
+	__u64 end;
+	int ret;
+
+	ASSERT_EQ(0, setrlimit(RLIMIT_MEMLOCK, &rlimit));
+	ASSERT_EQ(0, unprivileged_mount(&first));
+	ASSERT_EQ(0, puppet_setup(&first));
+	rlimit.rlim_cur = first.setup.mmap_size + first.setup.mmap_size / 2;
+	ASSERT_EQ(0, setrlimit(RLIMIT_MEMLOCK, &rlimit));
+
+	ASSERT_EQ(0, unprivileged_mount(&second));
+	EXPECT_EQ(-ENOBUFS, puppet_setup(&second));
+	puppet_stop(&second);
+	puppet_stop(&first);
+
+	/* The connection goes with its last user, who may be late. */
+	ASSERT_EQ(0, unprivileged_mount(&second));
+	end = now_ms() + TEST_WAIT_MS;
+	do {
+		ret = puppet_setup(&second);
+	} while (ret == -ENOBUFS && now_ms() < end);
+	EXPECT_EQ(0, ret);
+	puppet_stop(&second);
+}
+
+/* Memory of the ring is the memory cgroup's. */
+#define CGROUP	TEST_DIR "/cgroup"
+
+FIXTURE(setup_memcg)
+{
+	struct puppet p;
+	bool made;
+};
+
+FIXTURE_SETUP(setup_memcg)
+{
+	const char *why = test_prepare(TRANSPORT_RING);
+	char controllers[256];
+
+	if (why)
+		SKIP(return, "%s", why);
+	ASSERT_EQ(0, mkdir(CGROUP, 0755));
+	if (mount("test", CGROUP, "cgroup2", 0, NULL))
+		SKIP(return, "kernel without cgroups");
+	ASSERT_LE(0, file_read(CGROUP "/cgroup.controllers", controllers,
+			       sizeof(controllers)));
+	if (!strstr(controllers, "memory"))
+		SKIP(return, "kernel without CONFIG_MEMCG");
+	ASSERT_EQ(0, file_write(CGROUP "/cgroup.subtree_control", "+memory"));
+	self->made = !mkdir(CGROUP "/fuse_test", 0755);
+	ASSERT_TRUE(self->made || errno == EEXIST);
+	ASSERT_EQ(0, file_write(CGROUP "/fuse_test/memory.max", "max"));
+	ASSERT_EQ(0, file_write(CGROUP "/fuse_test/cgroup.procs", "0"));
+	ASSERT_EQ(0, puppet_open(&self->p, &small_ring));
+	ASSERT_EQ(0, puppet_mount(&self->p));
+}
+
+FIXTURE_TEARDOWN(setup_memcg)
+{
+	puppet_stop(&self->p);
+	file_write(CGROUP "/cgroup.procs", "0");
+	rmdir(CGROUP "/fuse_test");
+}
+
+TEST_F(setup_memcg, is_charged)
+{
+	long before, after;
+
+	self->p.opt.depth = 32;
+	self->p.opt.background = 16;
+	self->p.opt.payload = 256 << 10;
+	before = file_number(CGROUP "/fuse_test/memory.current");
+	ASSERT_LE(0, before);
+	ASSERT_EQ(0, puppet_setup(&self->p));
+	ASSERT_LT(1 << 20, self->p.setup.mmap_size);
+	after = file_number(CGROUP "/fuse_test/memory.current");
+	/* Charges are made in batches and drained: not exact, but near. */
+	EXPECT_LE(self->p.setup.mmap_size / 10 * 9, after - before);
+	EXPECT_EQ(0, use_ring(&self->p));
+}
+
+TEST_F(setup_memcg, over_the_limit)
+{
+	char limit[32];
+
+	self->p.opt.depth = 64;
+	self->p.opt.background = 32;
+	self->p.opt.payload = 1 << 20;
+	snprintf(limit, sizeof(limit), "%ld",
+		 file_number(CGROUP "/fuse_test/memory.current") + (2 << 20));
+	ASSERT_EQ(0, file_write(CGROUP "/fuse_test/memory.max", limit));
+	EXPECT_EQ(-ENOMEM, puppet_setup(&self->p));
+	EXPECT_EQ(-1, ring_stat(self->p.conn, "requests_ring"));
+
+	ASSERT_EQ(0, file_write(CGROUP "/fuse_test/memory.max", "max"));
+	ASSERT_EQ(0, puppet_setup(&self->p));
+	EXPECT_EQ(0, use_ring(&self->p));
+}
+
+/* What the kernel says about queues, for different numbers of them. */
+FIXTURE(queue_info)
+{
+	struct puppet p;
+	unsigned char *cpus;
+	unsigned int len;
+};
+
+FIXTURE_VARIANT(queue_info)
+{
+	unsigned int nr_queues;
+};
+
+FIXTURE_VARIANT_ADD(queue_info, one) {
+	.nr_queues = 1,
+};
+
+FIXTURE_VARIANT_ADD(queue_info, two) {
+	.nr_queues = 2,
+};
+
+FIXTURE_VARIANT_ADD(queue_info, three) {
+	.nr_queues = 3,
+};
+
+FIXTURE_VARIANT_ADD(queue_info, all) {
+	.nr_queues = 0,
+};
+
+FIXTURE_SETUP(queue_info)
+{
+	const char *why = test_prepare(TRANSPORT_RING);
+	struct puppet_options opt = {
+		.transport = TRANSPORT_RING,
+		.nr_queues = variant->nr_queues,
+		.depth = 1,
+	};
+
+	if (why)
+		SKIP(return, "%s", why);
+	if (variant->nr_queues > possible_cpus())
+		SKIP(return, "needs %u CPUs", variant->nr_queues);
+	ASSERT_EQ(0, puppet_open(&self->p, &opt));
+	ASSERT_EQ(0, puppet_mount(&self->p));
+	ASSERT_EQ(0, puppet_setup(&self->p));
+	self->len = 1024;
+	self->cpus = calloc(1, self->len);
+	ASSERT_NE(NULL, self->cpus);
+}
+
+FIXTURE_TEARDOWN(queue_info)
+{
+	free(self->cpus);
+	puppet_stop(&self->p);
+}
+
+static struct fuse_uring_queue_info info_of(unsigned int qid)
+{
+	struct fuse_uring_queue_info info = {
+		.size = sizeof(info),
+		.qid = qid,
+	};
+
+	return info;
+}
+
+/* The node of a CPU as sysfs has it, -1 when the kernel knows no nodes. */
+static int cpu_node(unsigned int cpu)
+{
+	struct dirent *entry;
+	char path[64];
+	int node = -1;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu%u", cpu);
+	dir = opendir(path);
+	while (dir && (entry = readdir(dir)))
+		if (sscanf(entry->d_name, "node%d", &node) == 1)
+			break;
+	if (dir)
+		closedir(dir);
+	return node;
+}
+
+TEST_F(queue_info, cpus_are_divided)
+{
+	unsigned char *seen = calloc(1, self->len);
+	unsigned int qid, cpu, sum = 0, nr;
+
+	ASSERT_NE(NULL, seen);
+	for (qid = 0; qid < self->p.setup.nr_queues; qid++) {
+		struct fuse_uring_queue_info info = info_of(qid);
+
+		/* What the call does not fill must be zeroes, too. */
+		memset(self->cpus, 0xff, self->len);
+		info.cpus = (uintptr_t)self->cpus;
+		info.cpus_len = self->len;
+		ASSERT_EQ(0, queue_info(self->p.fd, &info));
+		EXPECT_EQ(sizeof(info), info.size);
+		EXPECT_EQ((possible_cpus() + 7) / 8, info.cpus_len);
+		for (nr = 0, cpu = 0; cpu < self->len * 8; cpu++) {
+			if (!(self->cpus[cpu / 8] & (1 << cpu % 8)))
+				continue;
+			nr++;
+			EXPECT_GT(possible_cpus(), cpu);
+			EXPECT_EQ(0, seen[cpu / 8] & (1 << cpu % 8));
+			seen[cpu / 8] |= 1 << cpu % 8;
+		}
+		EXPECT_EQ(nr, info.nr_cpus);
+		EXPECT_LT(0, nr);
+		sum += nr;
+	}
+	EXPECT_EQ(possible_cpus(), sum);
+	free(seen);
+}
+
+/* With as many queues as nodes, no queue mixes nodes. */
+TEST_F(queue_info, nodes_are_right)
+{
+	unsigned int qid, cpu, nodes = 0;
+	bool mixed = false;
+	int node;
+
+	for (cpu = 0; cpu < possible_cpus(); cpu++) {
+		node = cpu_node(cpu);
+		if (node >= (int)nodes)
+			nodes = node + 1;
+	}
+	for (qid = 0; qid < self->p.setup.nr_queues; qid++) {
+		struct fuse_uring_queue_info info = info_of(qid);
+
+		info.cpus = (uintptr_t)self->cpus;
+		info.cpus_len = self->len;
+		ASSERT_EQ(0, queue_info(self->p.fd, &info));
+		for (cpu = 0; cpu < possible_cpus(); cpu++) {
+			if (!(self->cpus[cpu / 8] & (1 << cpu % 8)))
+				continue;
+			node = cpu_node(cpu);
+			if (node >= 0 && node != info.node)
+				mixed = true;
+		}
+	}
+	if (self->p.setup.nr_queues >= nodes)
+		EXPECT_FALSE(mixed);
+}
+
+/* A request comes by the queue that this call tells for its CPU. */
+TEST_F(queue_info, is_where_requests_go)
+{
+	static struct puppet_req req;
+	struct fuse_uring_queue_info info;
+	struct requester r;
+	cpu_set_t old, one;
+	unsigned int cpu;
+
+	ASSERT_EQ(0, puppet_map(&self->p));
+	ASSERT_EQ(0, puppet_uring(&self->p));
+	ASSERT_EQ(0, puppet_arm(&self->p));
+	ASSERT_EQ(0, puppet_init(&self->p));
+	ASSERT_EQ(0, sched_getaffinity(0, sizeof(old), &old));
+	for (cpu = 0; cpu < possible_cpus() && cpu < CPU_SETSIZE; cpu++) {
+		if (!CPU_ISSET(cpu, &old))
+			continue;
+		CPU_ZERO(&one);
+		CPU_SET(cpu, &one);
+		/* The requester inherits it. */
+		ASSERT_EQ(0, sched_setaffinity(0, sizeof(one), &one));
+		ASSERT_EQ(0, requester_start(&r, request_stat, TEST_MNT));
+		ASSERT_EQ(0, sched_setaffinity(0, sizeof(old), &old));
+		ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_GETATTR));
+		info = info_of(req.qid);
+		info.cpus = (uintptr_t)self->cpus;
+		info.cpus_len = self->len;
+		ASSERT_EQ(0, queue_info(self->p.fd, &info));
+		EXPECT_TRUE(self->cpus[cpu / 8] & (1 << cpu % 8));
+		ASSERT_EQ(0, puppet_answer(&self->p, &req));
+		EXPECT_EQ(0, puppet_serve(&self->p, &r));
+	}
+	EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
+}
+
+TEST_F(queue_info, without_the_array)
+{
+	struct fuse_uring_queue_info info = info_of(0);
+
+	ASSERT_EQ(0, queue_info(self->p.fd, &info));
+	EXPECT_EQ((possible_cpus() + 7) / 8, info.cpus_len);
+	EXPECT_LT(0, info.nr_cpus);
+}
+
+TEST_F(queue_info, no_such_queue)
+{
+	struct fuse_uring_queue_info info = info_of(self->p.setup.nr_queues);
+
+	EXPECT_EQ(-EINVAL, queue_info(self->p.fd, &info));
+	info = info_of(~0U);
+	EXPECT_EQ(-EINVAL, queue_info(self->p.fd, &info));
+}
+
+TEST_F(queue_info, unknown_flags)
+{
+	struct fuse_uring_queue_info info = info_of(0);
+
+	info.flags = 1;
+	EXPECT_EQ(-EINVAL, queue_info(self->p.fd, &info));
+}
+
+TEST_F(queue_info, reserved)
+{
+	struct fuse_uring_queue_info info = info_of(0);
+
+	info.reserved[3] = 1;
+	EXPECT_EQ(-EINVAL, queue_info(self->p.fd, &info));
+}
+
+TEST_F(queue_info, short_size)
+{
+	struct fuse_uring_queue_info info = info_of(0);
+
+	info.size = sizeof(info) - 1;
+	EXPECT_EQ(-EINVAL, queue_info(self->p.fd, &info));
+	info.size = 0;
+	EXPECT_EQ(-EINVAL, queue_info(self->p.fd, &info));
+}
+
+TEST_F(queue_info, larger_and_zero)
+{
+	struct {
+		struct fuse_uring_queue_info info;
+		char more[16];
+	} big = { .info = info_of(0) };
+
+	big.info.size = sizeof(big);
+	EXPECT_EQ(0, queue_info(self->p.fd, &big.info));
+	EXPECT_EQ(sizeof(big.info), big.info.size);
+}
+
+TEST_F(queue_info, larger_and_not_zero)
+{
+	struct {
+		struct fuse_uring_queue_info info;
+		char more[16];
+	} big = { .info = info_of(0) };
+
+	big.info.size = sizeof(big);
+	big.more[0] = 1;
+	EXPECT_EQ(-E2BIG, queue_info(self->p.fd, &big.info));
+}
+
+/* Of the array's length, down to the byte. */
+TEST_F(queue_info, length_of_array)
+{
+	unsigned int need = (possible_cpus() + 7) / 8, len;
+	struct fuse_uring_queue_info info;
+
+	for (len = 1; len < need; len++) {
+		info = info_of(0);
+		info.cpus = (uintptr_t)self->cpus;
+		info.cpus_len = len;
+		EXPECT_EQ(-ENOSPC, queue_info(self->p.fd, &info));
+		EXPECT_EQ(need, info.cpus_len);
+	}
+	memset(self->cpus, 0x5a, self->len);
+	info = info_of(0);
+	info.cpus = (uintptr_t)self->cpus;
+	info.cpus_len = need;
+	EXPECT_EQ(0, queue_info(self->p.fd, &info));
+	EXPECT_EQ(need, info.cpus_len);
+	EXPECT_EQ(0x5a, self->cpus[need]);
+}
+
+TEST_F(queue_info, bad_address)
+{
+	struct fuse_uring_queue_info info = info_of(0);
+
+	EXPECT_EQ(-EFAULT, queue_info(self->p.fd, NULL));
+	info.cpus = -4096UL;
+	info.cpus_len = self->len;
+	EXPECT_EQ(-EFAULT, queue_info(self->p.fd, &info));
+}
+
+TEST(queue_info_without_ring)
+{
+	const char *why = test_prepare(TRANSPORT_RING);
+	struct fuse_uring_queue_info info = info_of(0);
+	struct puppet p;
+
+	if (why)
+		SKIP(return, "%s", why);
+	ASSERT_EQ(0, puppet_open(&p, &small_ring));
+	ASSERT_EQ(0, puppet_mount(&p));
+	EXPECT_EQ(-ENXIO, queue_info(p.fd, &info));
+	ASSERT_EQ(0, puppet_setup(&p));
+	info = info_of(0);
+	EXPECT_EQ(0, queue_info(p.fd, &info));
+	puppet_stop(&p);
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,480 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Requests by the managed ring.
+ *
+ * The kernel has made some queues, each with an array of slots: a header and,
+ * while the slot holds a request, a payload area, all in memory that is mapped
+ * here.  A FETCH command arms a slot.  When the command completes, the slot
+ * holds a request.  The answer is written over it and COMMIT_AND_FETCH both
+ * sends the answer off and arms the slot again, so from then on every request
+ * costs one command, and all commands of a round cost one system call.
+ *
+ * Each thread has an io_uring and some slots of one queue; both are touched by
+ * no other thread.
+ */
+
+#include <errno.h>
+#include <liburing.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+struct ring {
+	struct fuse_uring_setup setup;
+	char **maps;			/* by queue */
+};
+
+struct ring_thread {
+	struct server_thread t;
+	struct io_uring uring;
+	char *map;			/* the queue's memory */
+	struct server_req *reqs;	/* one per slot of this thread */
+	unsigned int nr_slots;
+	unsigned int nr_armed;		/* slots that still get requests */
+	int cmd_fd;			/* /dev/fuse, or its registered index */
+	__u8 sqe_flags;
+
+	/* Answers by other threads wait here for this thread to send them */
+	struct server_req *answered;
+	int wake_fd;
+	__u64 wake_buf;
+};
+
+/* user_data is a server_req, WAKE, or a raw_cmd with this bit set */
+#define UD_RAW	1ULL
+#define UD_WAKE	2ULL
+
+struct raw_cmd {
+	struct server_req *req;		/* of the slot it names, or NULL */
+	__u64 tag;
+};
+
+static __thread struct ring_thread *self;
+
+static struct io_uring_sqe *ring_sqe(struct ring_thread *t)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&t->uring);
+
+	/* There is room for a command per slot, but raw ones come on top */
+	if (unlikely(!sqe)) {
+		io_uring_submit(&t->uring);
+		sqe = io_uring_get_sqe(&t->uring);
+	}
+	return sqe;
+}
+
+static void ring_cmd(struct ring_thread *t, __u32 cmd_op,
+		     const struct fuse_uring_req_cmd *cmd, __u64 user_data)
+{
+	struct io_uring_sqe *sqe = ring_sqe(t);
+
+	/* The command area is the last 16 of the 64 bytes */
+	*sqe = (struct io_uring_sqe){
+		.opcode = IORING_OP_URING_CMD,
+		.flags = t->sqe_flags,
+		.fd = t->cmd_fd,
+		.cmd_op = cmd_op,
+		.user_data = user_data,
+	};
+	memcpy((char *)sqe + offsetof(struct io_uring_sqe, cmd), cmd,
+	       sizeof(*cmd));
+}
+
+static void ring_fetch(struct ring_thread *t, struct server_req *req)
+{
+	struct fuse_uring_req_cmd cmd = { .qid = req->qid, .slot = req->slot };
+
+	ring_cmd(t, FUSE_URING_REQ_FETCH, &cmd, (uintptr_t)req);
+}
+
+static void ring_commit(struct ring_thread *t, struct server_req *req)
+{
+	struct fuse_uring_req_cmd cmd = {
+		.commit_id = req->commit_id,
+		.qid = req->qid,
+		.slot = req->slot,
+	};
+
+	ring_cmd(t, FUSE_URING_REQ_COMMIT_AND_FETCH, &cmd, (uintptr_t)req);
+}
+
+static void ring_wake_arm(struct ring_thread *t)
+{
+	struct io_uring_sqe *sqe = ring_sqe(t);
+
+	io_uring_prep_read(sqe, t->wake_fd, &t->wake_buf, sizeof(t->wake_buf), 0);
+	sqe->user_data = UD_WAKE;
+}
+
+/* Only the thread that made an io_uring may submit to it */
+static void ring_answer_elsewhere(struct ring_thread *t, struct server_req *req)
+{
+	__u64 one = 1;
+
+	req->reply_next = __atomic_load_n(&t->answered, __ATOMIC_RELAXED);
+	while (!__atomic_compare_exchange_n(&t->answered, &req->reply_next,
+					    req, true, __ATOMIC_RELEASE,
+					    __ATOMIC_RELAXED))
+		;
+	if (write(t->wake_fd, &one, sizeof(one)) < 0)
+		perror("eventfd");
+}
+
+static void ring_answered(struct ring_thread *t)
+{
+	struct server_req *req, *next;
+
+	req = __atomic_exchange_n(&t->answered, NULL, __ATOMIC_ACQUIRE);
+	for (; req; req = next) {
+		next = req->reply_next;
+		ring_commit(t, req);
+	}
+	ring_wake_arm(t);
+}
+
+/*
+ * The reply's header takes the place of the request's.  The arguments lie in
+ * the payload area already, as long as len says.
+ */
+static void ring_reply(struct server_req *req, int err, size_t len)
+{
+	struct ring_thread *t = (struct ring_thread *)req->thread;
+	struct fuse_out_header *out = (void *)req->hdr->in_out;
+	__u64 unique = req->in->unique;
+
+	out->len = sizeof(*out) + len;
+	out->error = err;
+	out->unique = unique;
+	req->hdr->ring_ent_in_out.payload_sz = len;
+	if (t == self)
+		ring_commit(t, req);
+	else
+		ring_answer_elsewhere(t, req);
+}
+
+static void ring_defer(struct server_req *req)
+{
+	/* It keeps its slot, nothing else was ever there */
+	(void)req;
+}
+
+/* The kernel has filled the slot of this request */
+static void ring_request(struct ring_thread *t, struct server_req *req)
+{
+	const struct fuse_uring_ent_in_out *ent = &req->hdr->ring_ent_in_out;
+
+	/*
+	 * Where the payload lies is the kernel's choice, anew for every
+	 * request, so that small ones need no large area.
+	 */
+	req->data = t->map + ent->padding;
+	req->out = t->map + ent->padding;
+	req->data_len = ent->payload_sz;
+	req->out_max = ent->reserved;
+	req->commit_id = ent->commit_id;
+	server_dispatch(req);
+}
+
+/* A command failed, and with it maybe its slot */
+static void ring_failed(struct ring_thread *t, struct server_req *req, int res)
+{
+	struct server *srv = t->t.srv;
+
+	switch (res) {
+	case -ENOTCONN:		/* unmounted or aborted */
+	case -ECANCELED:	/* the io_uring is being closed */
+		t->nr_armed--;
+		break;
+	case -EBADMSG:
+		/* The reply's size was wrong, its requester has got -EIO */
+		fprintf(stderr, "queue %u slot %u: reply of a wrong size\n",
+			req->qid, req->slot);
+		ring_fetch(t, req);
+		break;
+	default:
+		fprintf(stderr, "queue %u slot %u: %s\n", req->qid, req->slot,
+			strerror(-res));
+		/*
+		 * Nothing has changed, so the request of a refused commit
+		 * must still be answered.
+		 */
+		if (req->commit_id && req->refused != req->commit_id) {
+			req->refused = req->commit_id;
+			ring_reply(req, -EIO, 0);
+			break;
+		}
+		server_fail(srv, res, "a slot of the ring cannot be armed");
+		t->nr_armed--;
+	}
+}
+
+static void ring_completed(struct ring_thread *t, __u64 user_data, int res)
+{
+	struct server_req *req;
+	struct raw_cmd *raw;
+
+	if (!(user_data & (UD_RAW | UD_WAKE))) {
+		req = (struct server_req *)(uintptr_t)user_data;
+		if (!unlikely(res))
+			ring_request(t, req);
+		else
+			ring_failed(t, req, res);
+	} else if (user_data == UD_WAKE) {
+		ring_answered(t);
+	} else {
+		raw = (struct raw_cmd *)(uintptr_t)(user_data & ~UD_RAW);
+		if (t->t.srv->opts.raw_done)
+			t->t.srv->opts.raw_done(raw->tag, res,
+						t->t.srv->opts.hook_arg);
+		if (!res && raw->req)
+			ring_request(t, raw->req);
+		free(raw);
+	}
+}
+
+static int ring_begin(struct ring_thread *t)
+{
+	/*
+	 * One thread submits and reaps, and wants to be interrupted for
+	 * completions only where it waits for them.  Older kernels know less.
+	 */
+	static const unsigned int flags[] = {
+		IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
+		IORING_SETUP_COOP_TASKRUN,
+		0,
+	};
+	unsigned int i;
+	int ret = -EINVAL;
+
+	for (i = 0; ret == -EINVAL && i < sizeof(flags) / sizeof(*flags); i++)
+		ret = io_uring_queue_init(t->nr_slots + 8, &t->uring, flags[i]);
+	if (ret) {
+		server_fail(t->t.srv, ret, "cannot make an io_uring");
+		return ret;
+	}
+	/* Both of these only save a look-up per system call and command */
+	io_uring_register_ring_fd(&t->uring);
+	t->cmd_fd = t->t.srv->fd;
+	if (!io_uring_register_files(&t->uring, &t->t.srv->fd, 1)) {
+		t->cmd_fd = 0;
+		t->sqe_flags = IOSQE_FIXED_FILE;
+	}
+
+	ring_wake_arm(t);
+	for (i = 0; i < t->nr_slots; i++)
+		ring_fetch(t, &t->reqs[i]);
+	t->nr_armed = t->nr_slots;
+	return 0;
+}
+
+static void ring_run(struct server_thread *st)
+{
+	struct ring_thread *t = (struct ring_thread *)st;
+	struct io_uring_cqe *cqe;
+	unsigned int head, nr;
+	int ret;
+
+	if (ring_begin(t))
+		return;
+	self = t;
+	while (t->nr_armed && !st->srv->stopping) {
+		/* Sends the answers of the last round and waits, in one call */
+		ret = io_uring_submit_and_wait(&t->uring, 1);
+		if (unlikely(ret < 0 && ret != -EINTR && ret != -EAGAIN &&
+			     ret != -EBUSY)) {
+			server_fail(st->srv, ret, "cannot wait for requests");
+			break;
+		}
+		nr = 0;
+		io_uring_for_each_cqe(&t->uring, head, cqe) {
+			ring_completed(t, cqe->user_data, cqe->res);
+			nr++;
+		}
+		io_uring_cq_advance(&t->uring, nr);
+	}
+	self = NULL;
+	io_uring_queue_exit(&t->uring);
+}
+
+int server_raw_cmd(struct server_req *req, __u32 cmd_op,
+		   const struct fuse_uring_req_cmd *cmd, __u64 tag)
+{
+	struct ring_thread *t = self;
+	struct raw_cmd *raw;
+	unsigned int i;
+
+	if (!t || req->thread != &t->t)
+		return -EXDEV;
+	raw = calloc(1, sizeof(*raw));
+	if (!raw)
+		return -ENOMEM;
+	raw->tag = tag;
+	for (i = 0; i < t->nr_slots; i++)
+		if (t->reqs[i].qid == cmd->qid && t->reqs[i].slot == cmd->slot)
+			raw->req = &t->reqs[i];
+	ring_cmd(t, cmd_op, cmd, (uintptr_t)raw | UD_RAW);
+	return 0;
+}
+
+static void ring_forget(struct server_req *req)
+{
+	/* Its memory is the thread's */
+	(void)req;
+}
+
+static void ring_thread_free(struct server_thread *st)
+{
+	struct ring_thread *t = (struct ring_thread *)st;
+
+	if (t->wake_fd >= 0)
+		close(t->wake_fd);
+	free(t->reqs);
+	free(t);
+}
+
+/* The CPUs whose requests come to this queue, and so where to serve it */
+static int ring_cpus(struct server *srv, unsigned int qid,
+		     struct server_thread *st)
+{
+	struct fuse_uring_queue_info info = { .size = sizeof(info), .qid = qid };
+	unsigned int cpu;
+	__u8 *bits;
+	int ret;
+
+	if (ioctl(srv->fd, FUSE_DEV_IOC_URING_QUEUE_INFO, &info))
+		return server_set_error(-errno, "cannot ask about a queue");
+	bits = calloc(1, info.cpus_len);
+	if (!bits)
+		return server_set_error(-ENOMEM, "cannot ask about a queue");
+	info.cpus = (uintptr_t)bits;
+	ret = ioctl(srv->fd, FUSE_DEV_IOC_URING_QUEUE_INFO, &info);
+	if (ret)
+		ret = server_set_error(-errno, "cannot ask about a queue");
+	st->cpus_size = CPU_ALLOC_SIZE(info.cpus_len * 8);
+	st->cpus = ret || !info.nr_cpus ? NULL : calloc(1, st->cpus_size);
+	for (cpu = 0; st->cpus && cpu < info.cpus_len * 8; cpu++)
+		if (bits[cpu / 8] & 1 << cpu % 8)
+			CPU_SET_S(cpu, st->cpus_size, st->cpus);
+	free(bits);
+	return ret;
+}
+
+static int ring_thread_new(struct server *srv, unsigned int qid,
+			   unsigned int first, unsigned int nr)
+{
+	const struct fuse_uring_setup *setup = &srv->ring->setup;
+	struct ring_thread *t = calloc(1, sizeof(*t));
+	unsigned int i;
+
+	if (!t)
+		return server_set_error(-ENOMEM, "cannot start a thread");
+	t->t.transport = SERVER_RING;
+	t->t.run = ring_run;
+	t->t.reply = ring_reply;
+	t->t.defer = ring_defer;
+	t->t.forget = ring_forget;
+	t->t.free = ring_thread_free;
+	t->map = srv->ring->maps[qid];
+	t->nr_slots = nr;
+	t->wake_fd = eventfd(0, EFD_CLOEXEC);
+	server_add_thread(srv, &t->t);
+
+	t->reqs = calloc(nr, sizeof(*t->reqs));
+	if (!t->reqs || t->wake_fd < 0)
+		return server_set_error(-ENOMEM, "cannot start a thread");
+	for (i = 0; i < nr; i++) {
+		struct server_req *req = &t->reqs[i];
+
+		req->qid = qid;
+		req->slot = first + i;
+		req->hdr = (void *)(t->map + setup->header_offset +
+				    (size_t)req->slot * setup->header_stride);
+		req->in = (void *)req->hdr->in_out;
+		req->op = req->hdr->op_in;
+		req->srv = srv;
+		req->priv = srv->opts.fs->priv;
+		req->thread = &t->t;
+	}
+	return srv->opts.no_bind ? 0 : ring_cpus(srv, qid, &t->t);
+}
+
+int ring_setup(struct server *srv)
+{
+	const struct server_opts *opts = &srv->opts;
+	unsigned int nr_threads = opts->threads_per_queue ?
+				  opts->threads_per_queue : 1;
+	struct fuse_uring_setup *setup;
+	unsigned int qid, i, first, next;
+	int ret;
+
+	srv->ring = calloc(1, sizeof(*srv->ring));
+	if (!srv->ring)
+		return server_set_error(-ENOMEM, "cannot make the ring");
+	setup = &srv->ring->setup;
+	*setup = (struct fuse_uring_setup){
+		.size = sizeof(*setup),
+		.nr_queues = opts->nr_queues,
+		.queue_depth = opts->queue_depth,
+		.nr_background = opts->nr_background,
+		.payload_size = opts->payload_size,
+	};
+	if (!setup->payload_size && opts->max_write)
+		setup->payload_size = opts->max_write > FUSE_URING_MIN_PAYLOAD ?
+				      opts->max_write : FUSE_URING_MIN_PAYLOAD;
+	if (ioctl(srv->fd, FUSE_DEV_IOC_URING_SETUP, setup))
+		return server_set_error(-errno, errno == EOPNOTSUPP ?
+				"the ring is off (module parameter fuse.enable_uring)" :
+				errno == ENOTTY ?
+				"the kernel lacks the ring (CONFIG_FUSE_IO_URING)" :
+				errno == EINVAL ?
+				"the kernel refuses a ring of these sizes" :
+				"cannot make the ring");
+	if (nr_threads > setup->queue_depth)
+		return server_refuse("more threads per queue than slots");
+	srv->payload_max = setup->payload_size;
+
+	srv->ring->maps = calloc(setup->nr_queues, sizeof(*srv->ring->maps));
+	if (!srv->ring->maps)
+		return server_set_error(-ENOMEM, "cannot make the ring");
+	for (qid = 0; qid < setup->nr_queues; qid++) {
+		char *map = mmap(NULL, setup->mmap_size, PROT_READ | PROT_WRITE,
+				 MAP_SHARED, srv->fd,
+				 qid * setup->queue_stride);
+
+		if (map == MAP_FAILED)
+			return server_set_error(-errno, "cannot map a queue");
+		srv->ring->maps[qid] = map;
+		first = 0;
+		for (i = 0; i < nr_threads; i++, first = next) {
+			next = setup->queue_depth * (i + 1) / nr_threads;
+			ret = ring_thread_new(srv, qid, first, next - first);
+			if (ret)
+				return ret;
+		}
+	}
+	return 0;
+}
+
+void ring_free(struct server *srv)
+{
+	struct ring *ring = srv->ring;
+	unsigned int qid;
+
+	if (!ring)
+		return;
+	for (qid = 0; ring->maps && qid < ring->setup.nr_queues; qid++)
+		if (ring->maps[qid])
+			munmap(ring->maps[qid], ring->setup.mmap_size);
+	free(ring->maps);
+	free(ring);
+}
+
+const struct fuse_uring_setup *ring_granted(struct server *srv)
+{
+	return srv->ring ? &srv->ring->setup : NULL;
+}
