@@ -29,6 +29,10 @@ for p in "${patches[@]}"; do
 done
 files=("${patches[@]/#/$FU_TOP/patches/}")
 count=${#patches[@]}
+command -v patch >/dev/null || die "patch is not installed (scripts/install.sh installs what is missing)"
+if [ -z "$tree" ] || [ -e "$tree/.git" ]; then
+	command -v git >/dev/null || die "git is not installed (scripts/install.sh installs what is missing)"
+fi
 own=0
 if [ -z "$tree" ]; then
 	own=1 tree=$FU_TREE
@@ -100,7 +104,7 @@ fi
 git_series_on_top() {
 	local want have
 	want=$(cat "${files[@]}" | fu_git patch-id --stable | cut -d' ' -f1)
-	have=$(fu_git -C "$tree" log -p --reverse --no-renames --full-index -n "$count" | fu_git patch-id --stable | cut -d' ' -f1)
+	have=$(fu_git -C "$tree" log -p --reverse --no-renames --full-index --diff-algorithm=myers --indent-heuristic -n "$count" | fu_git patch-id --stable | cut -d' ' -f1)
 	[ "$want" = "$have" ]
 }
 

@@ -12,7 +12,7 @@ git_stable() {
 	fu_git -C "$tree" -c core.quotePath=false -c diff.noprefix=false -c diff.mnemonicPrefix=false \
 		-c diff.orderFile=/dev/null -c diff.suppressBlankEmpty=false -c core.abbrev=12 "$@"
 }
-diff_options=(--diff-algorithm=myers --no-renames --no-ext-diff --no-textconv --no-indent-heuristic
+diff_options=(--diff-algorithm=myers --no-renames --no-ext-diff --no-textconv --indent-heuristic
 	--src-prefix=a/ --dst-prefix=b/ --unified=3 --inter-hunk-context=0)
 range=refs/tags/base..HEAD
 count=$(git_stable rev-list --count "$range")

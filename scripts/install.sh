@@ -11,7 +11,7 @@ packages=(
 	# the virtual machine
 	qemu-system-x86 busybox-static tcc
 	# lint, and the other base
-	sparse coccinelle shellcheck codespell python3-docutils python3-ply python3-git quilt ocaml-nox ocaml-findlib linux-source-6.12
+	sparse coccinelle shellcheck codespell python3-docutils python3-ply python3-git quilt ocaml ocaml-findlib linux-source-6.12
 )
 
 # shellcheck disable=SC2016 # dpkg's own variables

@@ -80,6 +80,9 @@ run_logged() {
 	mkdir -p "$(dirname "$log")"
 	"$@" >"$log" 2>&1 </dev/null &
 	pid=$!
+	# A background job does not hear Ctrl-C by itself.
+	# shellcheck disable=SC2064 # this pid
+	trap "kill $pid 2>/dev/null; exit 130" INT TERM
 	[ -t 1 ] || say "$label ... (log: $log)"
 	while kill -0 "$pid" 2>/dev/null; do
 		sleep 0.5
@@ -93,6 +96,7 @@ run_logged() {
 	done
 	status=0
 	wait "$pid" || status=$?
+	trap - INT TERM
 	[ ! -t 1 ] || printf '\r\033[K'
 	if [ "$status" -ne 0 ]; then
 		say "$label: FAILED after $((SECONDS - start))s (log: $log)"

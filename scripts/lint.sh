@@ -13,9 +13,11 @@ lint=$FU_BUILD/lint
 tree=$lint/linux obj=$lint/obj logs=$FU_LOGS/lint
 mkdir -p "$lint" "$logs"
 passed=0 failed=0
-# shellcheck disable=SC2119
 tools=$(hash_of "$(gcc --version | head -n 1)" "$(sparse --version)" "$(spatch --version 2>&1 | head -n 1)" \
-	"$(cat "$FU_TOP/scripts/lint.sh" "$FU_TOP/scripts/rst-check.py" "$FU_TOP/configs/vm.config" | sha256sum)")
+	"$(cat "$FU_TOP/scripts/rst-check.py" "$FU_TOP/configs/vm.config" | sha256sum)")
+
+# how FUNCTION: a check's own text and its helpers', so that a check that changed runs again.
+how() { declare -f "$1" build_fuse fuse_adds_no_warning coccinelle kernel_doc nothing_added normalised || true; }
 
 # check NAME KEY COMMAND...: one counted check.  KEY is what it depends on, - to run it every time.
 check() {
@@ -23,7 +25,7 @@ check() {
 	shift 2
 	log=$logs/$(tr -c 'A-Za-z0-9\n' '-' <<<"$name").log
 	if [ "$key" != - ]; then
-		key=$FU_CACHE/results/lint-$(hash_of "$tools" "$name" "$key")
+		key=$FU_CACHE/results/lint-$(hash_of "$tools" "$(how "$1")" "$name" "$key")
 		if [ -f "$key" ]; then
 			passed=$((passed + 1))
 			say "ok $name (as before)"
@@ -81,7 +83,7 @@ build_fuse() {
 fuse_adds_no_warning() {
 	local commit=$1 label=$2 base
 	shift 2
-	base=$FU_CACHE/results/base-fuse-$(hash_of "$tools" "$BASE_TREE" "$*")
+	base=$FU_CACHE/results/base-fuse-$(hash_of "$tools" "$(how build_fuse)" "$BASE_TREE" "$*")
 	if [ ! -f "$base" ]; then
 		git_in checkout -q --detach refs/tags/base
 		build_fuse "$tree" "$obj" "$@" >"$base.new" || { cat "$base.new"; return 1; }
@@ -116,7 +118,7 @@ lts_builds() {
 	local base version
 	FU_TREE=$lts_tree BASE=lts "$FU_TOP/apply.sh" || return 1
 	version=$(fu_git -C "$lts_tree" rev-parse 'base^{tree}')
-	base=$FU_CACHE/results/base-fuse-$(hash_of "$tools" "$version" lts)
+	base=$FU_CACHE/results/base-fuse-$(hash_of "$tools" "$(how build_fuse)" "$version" lts)
 	if [ ! -f "$base" ]; then
 		fu_git -C "$lts_tree" checkout -q --detach refs/tags/base
 		build_fuse "$lts_tree" "$lint/obj-lts" >"$base.new" || { cat "$base.new"; return 1; }
@@ -138,7 +140,7 @@ coccinelle() {
 }
 coccicheck_adds_nothing() {
 	local folder=$1 base
-	base=$FU_CACHE/results/base-cocci-$(hash_of "$tools" "$BASE_TREE" "$folder")
+	base=$FU_CACHE/results/base-cocci-$(hash_of "$tools" "$(how coccinelle)" "$BASE_TREE" "$folder")
 	if [ ! -f "$base" ]; then
 		coccinelle refs/tags/base "$folder" >"$base.new" || { cat "$base.new"; return 1; }
 		mv "$base.new" "$base"

@@ -24,7 +24,7 @@ fi
 for kernel in ordinary debug; do
 	ktap=$FU_LOGS/test-$FU_BASE_NAME-$kernel.ktap
 	say "selftests on the $kernel kernel ($FU_BASE_NAME)"
-	"$FU_TOP/scripts/vmtest.sh" --kernel $kernel || true
+	"$FU_TOP/scripts/vmtest.sh" --brief --kernel $kernel || true
 	if [ ! -f "$ktap" ]; then
 		say "not ok the selftests did not run on the $kernel kernel"
 		failed=$((failed + 1))

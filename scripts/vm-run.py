@@ -4,7 +4,7 @@
 
     vm-run.py --kernel IMAGE --initrd CPIO --cmd 'SHELL COMMAND' --log FILE [--timeout 600]
               [--quiet-limit 240] [--smp 4] [--mem 3072] [--icount] [--share DIR] [--append ARGS]
-              [--allow REGEX] [--show all|tests|none] [--interactive]
+              [--allow REGEX] [--show all|tests|results|none] [--interactive]
 
 Exit status: the command's own (0 to 125), or 126 when the guest hung, panicked, warned, or reported
 a bug; the report is then shown.  The whole console is in FILE.  --share DIR is /host in the guest.
@@ -15,6 +15,7 @@ import os
 import re
 import selectors
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -33,6 +34,7 @@ SPLATS = re.compile(
     r"|page allocation failure|Out of memory: Killed")
 # Only lines of the kernel count, not what a test says about itself; kmemleak's come from a file.
 KERNEL_LINE = re.compile(r"\[ *\d+\.\d{6}\]|^unreferenced object 0x")
+RESULT = re.compile(r"(ok|not ok) \d+ selftests: |# not ok |# # .*(Expected|Assertion)|# .*_test\.c:\d+:")
 # What a panicking or hanging kernel prints belongs to the report; a report is over after this many lines.
 REPORT_LINES = 80
 
@@ -53,8 +55,8 @@ def parse_args():
     p.add_argument("--share", help="host folder that is /host in the guest (read and write)")
     p.add_argument("--append", default="", help="more kernel command line")
     p.add_argument("--allow", action="append", default=[], help="reports that match this are expected")
-    p.add_argument("--show", choices=["all", "tests", "none"], default="all",
-                   help="console lines to show: all, the command's only, none")
+    p.add_argument("--show", choices=["all", "tests", "results", "none"], default="all",
+                   help="lines to show: all, the command's only, results of test programs and failures, none")
     p.add_argument("--interactive", action="store_true", help="the console is this terminal")
     return p.parse_args()
 
@@ -145,6 +147,7 @@ class Guest:
         self.last = []          # the last lines, for a hang's message
         self.looking = ""       # in look_into_hang(): which part of the guest's answer this is
         self.in_command = False
+        self.shown = 0.0        # when a line was last shown only to say that things move
         self.proc = subprocess.Popen(qemu_command(args, self.work, self.token), stdin=subprocess.PIPE,
                                      stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         # What is read from: the kernel's console with QEMU's own messages, and the command's port.
@@ -196,6 +199,14 @@ class Guest:
         show = self.args.show
         if show == "all" or (show == "tests" and self.in_command):
             print(text, flush=True)
+        elif show == "results" and self.in_command:
+            if RESULT.match(text):
+                print("\r\033[K" * sys.stdout.isatty() + text, flush=True)
+            elif sys.stdout.isatty():
+                print("\r\033[K  " + text[:100], end="", flush=True)
+            elif time.monotonic() - self.shown > 30:
+                self.shown = time.monotonic()
+                print("  at: " + text[:100], flush=True)
 
     def emit(self, raw):
         self.log.write(raw + b"\n")
@@ -307,6 +318,8 @@ def main():
     if args.interactive:
         return interactive(args)
     os.makedirs(os.path.dirname(os.path.abspath(args.log)), exist_ok=True)
+    # Whoever ends this script ends the guest.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     return Guest(args).run()
 
 

@@ -1,19 +1,21 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Boot the tree's kernel with the tree's selftests and run them:
-#   vmtest.sh [--kernel ordinary|debug] [--image BZIMAGE] [--cmd 'SHELL COMMAND'] [--append ARGS] [TEST...]
+#   vmtest.sh [--kernel ordinary|debug] [--image BZIMAGE] [--cmd 'SHELL COMMAND'] [--append ARGS] [--brief] [TEST...]
 # TEST is a program of tools/testing/selftests/fuse (default: all).  With --cmd, that command runs in
-# the guest instead, in /kselftest/fuse.  --image skips the kernel's build.  The results as counted go
-# to build/logs/test-BASE-KERNEL.ktap, the console beside it.  FU_TEST_TIMEOUT: seconds for everything.
+# the guest instead, in /kselftest/fuse.  --image skips the kernel's build, --brief shows only results
+# and failures.  The results as counted go to build/logs/test-BASE-KERNEL.ktap, the console beside it.
+# FU_TEST_TIMEOUT: seconds for everything.
 . "$(dirname "$0")/lib.sh"
 
-kernel=ordinary image='' cmd='' append='' tests=()
+kernel=ordinary image='' cmd='' append='' show=tests tests=()
 while [ $# -gt 0 ]; do
 	case $1 in
 	--kernel) kernel=$2; shift ;;
 	--image) image=$2; shift ;;
 	--cmd) cmd=$2; shift ;;
 	--append) append=$2; shift ;;
+	--brief) show=results ;;
 	-*) die "unknown argument $1" ;;
 	*) tests+=("$1") ;;
 	esac
@@ -38,7 +40,7 @@ if [ ${#tests[@]} -gt 0 ]; then
 	selection=$(printf -- '-t fuse:%s ' "${tests[@]}")
 fi
 status=0
-"$FU_TOP/scripts/vm-run.py" --kernel "$image" --initrd "$initrd" --log "$console" --show tests \
+"$FU_TOP/scripts/vm-run.py" --kernel "$image" --initrd "$initrd" --log "$console" --show $show \
 	--timeout "${FU_TEST_TIMEOUT:-2400}" --quiet-limit 600 --append "$append" \
 	--cmd "cd /kselftest && ./run_kselftest.sh -o $per_test $selection" || status=$?
 "$FU_TOP/scripts/ktap.py" --label "$FU_BASE_NAME $kernel" --guest-status $status \

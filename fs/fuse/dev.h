@@ -52,9 +52,6 @@ static inline void __fuse_get_request(struct fuse_req *req)
 	refcount_inc(&req->count);
 }
 
-void fuse_dev_queue_forget(struct fuse_iqueue *fiq,
-			   struct fuse_forget_link *forget);
-void fuse_dev_queue_interrupt(struct fuse_iqueue *fiq, struct fuse_req *req);
 bool fuse_dev_try_queue_req(struct fuse_iqueue *fiq, struct fuse_req *req);
 
 void fuse_put_request(struct fuse_req *req);

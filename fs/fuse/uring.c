@@ -49,9 +49,22 @@ static void fuse_uring_release(struct fuse_iqueue *fiq)
 	fc->uring = NULL;
 }
 
+/* These two go to /dev/fuse as ever */
+static void fuse_uring_send_forget(struct fuse_iqueue *fiq,
+				   struct fuse_forget_link *link)
+{
+	fuse_dev_fiq_ops.send_forget(fiq, link);
+}
+
+static void fuse_uring_send_interrupt(struct fuse_iqueue *fiq,
+				      struct fuse_req *req)
+{
+	fuse_dev_fiq_ops.send_interrupt(fiq, req);
+}
+
 static const struct fuse_iqueue_ops fuse_uring_fiq_ops = {
-	.send_forget	= fuse_dev_queue_forget,
-	.send_interrupt	= fuse_dev_queue_interrupt,
+	.send_forget	= fuse_uring_send_forget,
+	.send_interrupt	= fuse_uring_send_interrupt,
 	.send_req	= fuse_uring_queue_req,
 	.release	= fuse_uring_release,
 };

@@ -25,7 +25,7 @@ extern const struct file_operations fuse_uring_stats_ops;
 bool fuse_uring_active(struct fuse_iqueue *fiq);
 void fuse_uring_queue_req(struct fuse_iqueue *fiq, struct fuse_req *req);
 bool fuse_uring_remove_pending(struct fuse_req *req, bool *removed);
-struct fuse_req *fuse_uring_find_sent(struct fuse_conn *fc, u64 unique);
+struct fuse_req *fuse_uring_find_interrupted(struct fuse_conn *fc, u64 unique);
 void fuse_uring_abort(struct fuse_conn *fc);
 void fuse_uring_init_limits(struct fuse_mount *fm);
 void fuse_uring_count_dev(struct fuse_conn *fc, enum fuse_uring_dev_message msg);
@@ -76,8 +76,8 @@ static inline bool fuse_uring_remove_pending(struct fuse_req *req,
 	return false;
 }
 
-static inline struct fuse_req *fuse_uring_find_sent(struct fuse_conn *fc,
-						    u64 unique)
+static inline struct fuse_req *
+fuse_uring_find_interrupted(struct fuse_conn *fc, u64 unique)
 {
 	return NULL;
 }

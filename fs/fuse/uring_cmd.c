@@ -366,7 +366,9 @@ void fuse_uring_sent_work(struct io_uring_cmd *cmd, unsigned int issue_flags)
 }
 
 /*
- * io_uring cancels the command: its task or its ring goes away.
+ * io_uring cancels the command: its task or its ring goes away.  In the first
+ * case the task itself does so, and the command can be completed here.  In the
+ * second it is a kworker, which must not complete it for a task that lives.
  *
  * A command that task work is to complete can only be completed by that, and
  * the task work may be on the ring's own list, which is moved to where it will
@@ -379,8 +381,9 @@ static void fuse_uring_cancel(struct io_uring_cmd *cmd,
 	struct fuse_uring_pdu *pdu = fuse_uring_pdu(cmd);
 	struct fuse_uring_slot *slot = pdu->slot;
 	struct fuse_uring_queue *queue = slot->queue;
+	bool own = io_uring_cmd_get_task(cmd) == current;
 	struct fuse_req *req = NULL;
-	bool update, done = false;
+	bool update, taken = false;
 
 	spin_lock(&queue->lock);
 	if (slot->cmd == cmd) {
@@ -388,12 +391,12 @@ static void fuse_uring_cancel(struct io_uring_cmd *cmd,
 		case FUSE_URING_SLOT_READY:
 			slot->cmd = NULL;
 			fuse_uring_slot_to(slot, FUSE_URING_SLOT_IDLE);
-			done = true;
+			taken = true;
 			break;
 		case FUSE_URING_SLOT_FILL:
 			/* See fuse_uring_fill() */
 			slot->cmd = NULL;
-			done = true;
+			taken = true;
 			break;
 		default:
 			req = fuse_uring_slot_unsend(slot);
@@ -401,6 +404,8 @@ static void fuse_uring_cancel(struct io_uring_cmd *cmd,
 			break;
 		}
 	}
+	if (taken && !own)
+		pdu->dropped = true;
 	if (pdu->dropped)
 		cmd->flags &= ~IORING_URING_CMD_CANCELABLE;
 	update = !queue->live;
@@ -408,8 +413,10 @@ static void fuse_uring_cancel(struct io_uring_cmd *cmd,
 
 	if (update)
 		fuse_uring_update(queue->uring);
-	if (done)
+	if (taken && own)
 		io_uring_cmd_done(cmd, -ECANCELED, 0, issue_flags);
+	else if (taken)
+		io_uring_cmd_complete_in_task(cmd, fuse_uring_sent_work);
 	if (req)
 		fuse_uring_requeue(req);
 }

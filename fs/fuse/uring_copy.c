@@ -87,9 +87,17 @@ int fuse_uring_copy_in(struct fuse_uring_slot *slot, struct fuse_req *req)
 int fuse_uring_copy_out(struct fuse_uring_slot *slot, struct fuse_req *req,
 			u32 payload_sz)
 {
+	struct fuse_args *args = req->args;
 	struct fuse_copy_state cs;
 
+	/* Most replies are one structure */
+	if (args->out_numargs == 1 && !args->out_pages &&
+	    args->out_args[0].size == payload_sz) {
+		memcpy(args->out_args[0].value, slot->payload, payload_sz);
+		return 0;
+	}
+
 	fuse_copy_init_kaddr(&cs, 0, req, slot->payload, payload_sz);
-	return fuse_copy_out_args(&cs, req->args,
+	return fuse_copy_out_args(&cs, args,
 				  sizeof(struct fuse_out_header) + payload_sz);
 }

@@ -144,6 +144,9 @@ struct fuse_uring_queue {
 	int node;
 	unsigned int nr_cpus;
 
+	/* What the map was made with, under fiq->lock */
+	bool mapped_live;
+
 	spinlock_t lock ____cacheline_aligned_in_smp;
 
 	/* Has registered slots, and takes requests */
@@ -331,6 +334,7 @@ void fuse_uring_mem_put(struct fuse_uring_mem *mem);
 int fuse_uring_map_build(struct fuse_uring *uring);
 void fuse_uring_map_free(struct fuse_uring *uring);
 unsigned int fuse_uring_map_update(struct fuse_uring *uring);
+bool fuse_uring_map_stale(struct fuse_uring *uring);
 struct fuse_uring_queue *fuse_uring_route(struct fuse_uring *uring);
 struct fuse_uring_queue *fuse_uring_spill(struct fuse_uring_queue *queue);
 

@@ -154,7 +154,7 @@ static void fuse_uring_stand_in(struct fuse_uring *uring, unsigned int first,
 	for (i = first; i < last; i++) {
 		u16 qid = uring->by_node[i];
 
-		if (READ_ONCE(uring->queues[qid]->live))
+		if (uring->queues[qid]->mapped_live)
 			stand_in[qid] = qid;
 		else
 			stand_in[qid] = live[turn++ % nr_live];
@@ -180,8 +180,10 @@ unsigned int fuse_uring_map_update(struct fuse_uring *uring)
 	/* A first pass over all nodes, for those that have no live queue */
 	for (i = 0; i < uring->nr_queues; i++) {
 		u16 qid = uring->by_node[i];
+		struct fuse_uring_queue *queue = uring->queues[qid];
 
-		if (READ_ONCE(uring->queues[qid]->live))
+		queue->mapped_live = READ_ONCE(queue->live);
+		if (queue->mapped_live)
 			live[nr_all++] = qid;
 	}
 	if (!nr_all)
@@ -198,7 +200,7 @@ unsigned int fuse_uring_map_update(struct fuse_uring *uring)
 
 			if (uring->queues[qid]->node != node)
 				break;
-			if (READ_ONCE(uring->queues[qid]->live))
+			if (uring->queues[qid]->mapped_live)
 				live[nr++] = qid;
 		}
 		if (nr)
@@ -210,6 +212,28 @@ unsigned int fuse_uring_map_update(struct fuse_uring *uring)
 		WRITE_ONCE(uring->cpu_map[cpu], stand_in[uring->cpu_home[cpu]]);
 
 	return nr_all;
+}
+
+/**
+ * fuse_uring_map_stale - has a queue become live, or ceased to be, since?
+ * @uring: the ring
+ *
+ * Called under fiq->lock.
+ */
+bool fuse_uring_map_stale(struct fuse_uring *uring)
+{
+	unsigned int qid;
+
+	lockdep_assert_held(&uring->fc->iq.lock);
+
+	for (qid = 0; qid < uring->nr_queues; qid++) {
+		struct fuse_uring_queue *queue = uring->queues[qid];
+
+		if (queue->mapped_live != READ_ONCE(queue->live))
+			return true;
+	}
+
+	return false;
 }
 
 /*

@@ -339,18 +339,17 @@ bool fuse_uring_active(struct fuse_iqueue *fiq)
  * @req: the request
  *
  * It goes to /dev/fuse when the ring has no live queue.  That is checked again
- * under the lock of the /dev/fuse list, and a queue that ceases to be live
- * under its own, so that this comes to an end as soon as the map has caught up.
+ * under the lock of the /dev/fuse list, and whether a queue is live under its
+ * own.  When neither takes the request, the map is behind.
  */
 void fuse_uring_queue_req(struct fuse_iqueue *fiq, struct fuse_req *req)
 {
 	struct fuse_conn *fc = container_of(fiq, struct fuse_conn, iq);
 	struct fuse_uring *uring = fuse_uring_get(fc);
 
-	do {
-		if (fuse_uring_try_queue_req(uring, req))
-			return;
-	} while (!fuse_dev_try_queue_req(fiq, req));
+	while (!fuse_uring_try_queue_req(uring, req) &&
+	       !fuse_dev_try_queue_req(fiq, req))
+		fuse_uring_update(uring);
 }
 
 /**
@@ -390,6 +389,16 @@ static void fuse_uring_move_pending(struct fuse_uring_queue *queue,
 	}
 }
 
+static void fuse_uring_queue_evacuate(struct fuse_uring_queue *queue, bool live)
+{
+	spin_lock(&queue->lock);
+	if (!queue->live) {
+		fuse_uring_move_pending(queue, &queue->pending, live);
+		fuse_uring_move_pending(queue, &queue->bg_pending, live);
+	}
+	spin_unlock(&queue->lock);
+}
+
 /* The first slot is armed: what waits for /dev/fuse to be read comes here */
 static void fuse_uring_take_over(struct fuse_uring *uring)
 {
@@ -416,6 +425,9 @@ static void fuse_uring_take_over(struct fuse_uring *uring)
  * will fetch them.  Must be called after each such change, under no lock of a
  * queue.  Several at the same time are as good as one: the last one to get
  * fiq->lock sees what all have done.
+ *
+ * A queue that gets requests here may be found to be served by tasks that
+ * exit, and cease to be live by that.  Then there is another round.
  */
 void fuse_uring_update(struct fuse_uring *uring)
 {
@@ -430,21 +442,14 @@ void fuse_uring_update(struct fuse_uring *uring)
 		return;
 	}
 
-	live = fuse_uring_map_update(uring);
-	for (qid = 0; qid < uring->nr_queues; qid++) {
-		struct fuse_uring_queue *queue = uring->queues[qid];
-
-		spin_lock(&queue->lock);
-		if (!queue->live) {
-			fuse_uring_move_pending(queue, &queue->pending, live);
-			fuse_uring_move_pending(queue, &queue->bg_pending,
-						live);
-		}
-		spin_unlock(&queue->lock);
-	}
-	if (live && !uring->active)
-		fuse_uring_take_over(uring);
-	uring->active = live;
+	do {
+		live = fuse_uring_map_update(uring);
+		for (qid = 0; qid < uring->nr_queues; qid++)
+			fuse_uring_queue_evacuate(uring->queues[qid], live);
+		if (live && !uring->active)
+			fuse_uring_take_over(uring);
+		uring->active = live;
+	} while (fuse_uring_map_stale(uring));
 	if (!live && !list_empty(&fiq->pending))
 		wake_up(&fiq->waitq);
 	spin_unlock(&fiq->lock);
@@ -476,20 +481,24 @@ bool fuse_uring_remove_pending(struct fuse_req *req, bool *removed)
 }
 
 /**
- * fuse_uring_find_sent - find a request in the server's hands
+ * fuse_uring_find_interrupted - find what the reply to an interrupt is about
  * @fc: the connection
- * @unique: its unique id
+ * @unique: unique id of the interrupt
  *
- * For the replies to interrupts, which name nothing else and are rare.
+ * These replies are rare, and name nothing else.
  *
- * Return: the request with a reference, or NULL.
+ * Return: the request with a reference, or NULL when it is in no slot.
  */
-struct fuse_req *fuse_uring_find_sent(struct fuse_conn *fc, u64 unique)
+struct fuse_req *fuse_uring_find_interrupted(struct fuse_conn *fc, u64 unique)
 {
 	struct fuse_uring *uring = fuse_uring_get(fc);
 	struct fuse_req *req = NULL;
 	unsigned int qid, i;
 
+	if (!(unique & FUSE_INT_REQ_BIT))
+		return NULL;
+
+	unique &= ~FUSE_INT_REQ_BIT;
 	for (qid = 0; uring && !req && qid < uring->nr_queues; qid++) {
 		struct fuse_uring_queue *queue = uring->queues[qid];
 

@@ -18,7 +18,7 @@ struct fuse_uring_sums {
 static void fuse_uring_show_queue(struct seq_file *m,
 				  struct fuse_uring_queue *queue)
 {
-	unsigned int parked, busy, background, waiting = 0;
+	unsigned int i, parked, busy = 0, background, waiting = 0;
 	struct fuse_uring_queue_stats stats;
 	struct fuse_req *req;
 	bool live;
@@ -26,7 +26,9 @@ static void fuse_uring_show_queue(struct seq_file *m,
 	spin_lock(&queue->lock);
 	live = queue->live;
 	parked = queue->nr_ready;
-	busy = queue->nr_registered - parked;
+	for (i = 0; i < queue->uring->queue_depth; i++)
+		busy += queue->slots[i].state != FUSE_URING_SLOT_IDLE;
+	busy -= parked;
 	background = queue->nr_background;
 	stats = queue->stats;
 	list_for_each_entry(req, &queue->pending, list)

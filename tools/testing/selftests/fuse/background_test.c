@@ -22,7 +22,7 @@
 #define MAX_BACKGROUND	5
 
 /* Nothing more comes: long enough to notice, and never a reason to fail. */
-#define QUIET_MS	100
+#define QUIET_MS	50
 
 FIXTURE(background)
 {

@@ -43,14 +43,6 @@ FIXTURE_VARIANT_ADD(command, defer) {
 	.uring_flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
 };
 
-FIXTURE_VARIANT_ADD(command, coop) {
-	.uring_flags = IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
-};
-
-FIXTURE_VARIANT_ADD(command, cqe32) {
-	.uring_flags = IORING_SETUP_CQE32,
-};
-
 FIXTURE_VARIANT_ADD(command, sqpoll) {
 	.uring_flags = IORING_SETUP_SQPOLL,
 };

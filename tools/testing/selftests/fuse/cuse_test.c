@@ -172,9 +172,10 @@ static void works(struct __test_metadata *_metadata, int fd)
 		buf[i] = test_byte(5, i);
 	EXPECT_EQ(MAX_IO, pwrite(fd, buf, MAX_IO, 0));
 	memset(buf, 0, sizeof(buf));
+	/* A CUSE device has no positions. */
 	EXPECT_EQ(MAX_IO, pread(fd, buf, MAX_IO, 4096));
 	for (i = 0; i < MAX_IO; i++)
-		if (buf[i] != test_byte(5, 4096 + i))
+		if (buf[i] != test_byte(5, i))
 			break;
 	EXPECT_EQ(MAX_IO, i);
 	EXPECT_EQ(7, ioctl(fd, IOC_ADD, &value));

@@ -32,6 +32,7 @@
 #include "fs_mem.h"
 #include "locks.h"
 #include "server.h"
+#include "util.h"
 
 #define MEM_PAGE	4096
 #define MEM_CHUNK	512		/* pages in a chunk */
@@ -975,8 +976,7 @@ static void mem_readdir(struct server_req *req)
 	struct mem_fs *mem = mem_fs(req);
 	struct fuse_entry_out entry = { 0 };
 	char *out = req->out, *pos = out;
-	const char *end = out + (arg->size < req->out_max ? arg->size :
-							    req->out_max);
+	const char *end = out + min(arg->size, req->out_max);
 	struct mem_dirent *de;
 	__u64 off = arg->offset;
 	bool room = true;
@@ -1165,7 +1165,7 @@ static void mem_lseek(struct server_req *req)
 		return;
 	}
 	/* The end of a file is a hole */
-	out->offset = pos < size ? pos : size;
+	out->offset = min(pos, size);
 	server_reply(req, sizeof(*out));
 }
 
@@ -1176,20 +1176,21 @@ static void mem_copy_file_range(struct server_req *req)
 	struct mem_node *dst = mem_node_of(req, arg->nodeid_out);
 	struct fuse_write_out *out = req->out;
 	char buf[16 * MEM_PAGE];
-	__u64 done = 0, max = arg->len;
+	__u64 done = 0, limit = arg->len;
 	size_t len, wrote;
 
 	/* The answer has 32 bits for the length */
-	if (max > 1 << 30)
-		max = 1 << 30;
-	if (arg->off_out > FS_MEM_MAX_SIZE || max > FS_MEM_MAX_SIZE - arg->off_out) {
+	if (limit > 1 << 30)
+		limit = 1 << 30;
+	if (arg->off_out > FS_MEM_MAX_SIZE ||
+	    limit > FS_MEM_MAX_SIZE - arg->off_out) {
 		server_reply_err(req, -EFBIG);
 		return;
 	}
-	while (done < max) {
+	while (done < limit) {
 		__u64 from = arg->off_in + done;
 
-		len = max - done < sizeof(buf) ? max - done : sizeof(buf);
+		len = min(limit - done, sizeof(buf));
 		pthread_rwlock_rdlock(&in->lock);
 		if (from >= (__u64)in->st.st_size)
 			len = 0;
@@ -1279,8 +1280,7 @@ static void mem_ioctl(struct server_req *req)
 	struct mem_node *node = mem_node(req);
 	struct fuse_ioctl_out *out = req->out;
 	unsigned char *bytes = (unsigned char *)(out + 1);
-	__u32 in_size = arg->in_size < req->data_len ? arg->in_size :
-						       req->data_len;
+	__u32 in_size = min(arg->in_size, req->data_len);
 	void *attr = fileattr(node, arg->cmd, &attr_size);
 	size_t len = 0;
 	int result = 0;

@@ -2,9 +2,11 @@
 /*
  * A filesystem that does next to nothing, to measure everything else with.
  *
- * It has one file, "null": as long as asked for and full of zeroes, and what
- * is written to it is gone.  Other files can be created and removed, but are
- * forgotten at once.  No handler takes a lock or allocates memory.
+ * It has one file, "null", as long as asked for.  What is written to it is
+ * gone, and what is read from it is what happens to be in the transport's
+ * memory, zeroes at first: the server does not touch data, as one that lets a
+ * device do it.  Other files can be created and removed, but are forgotten at
+ * once.  No handler takes a lock or allocates memory.
  */
 
 #include <errno.h>
@@ -136,7 +138,6 @@ static void null_read(struct server_req *req)
 		len = null->size - arg->offset;
 	if (len > arg->size)
 		len = arg->size;
-	memset(req->out, 0, len);
 	server_reply(req, len);
 }
 

@@ -35,6 +35,7 @@
 
 #include "locks.h"
 #include "server.h"
+#include "util.h"
 
 #define PT_BUCKETS	16384
 
@@ -606,7 +607,7 @@ static void pt_create(struct server_req *req)
 static void pt_read(struct server_req *req)
 {
 	const struct fuse_read_in *arg = req->op;
-	size_t size = arg->size < req->out_max ? arg->size : req->out_max;
+	size_t size = min(arg->size, req->out_max);
 	ssize_t len = pread(arg->fh, req->out, size, arg->offset);
 
 	if (len < 0)
@@ -619,7 +620,7 @@ static void pt_write(struct server_req *req)
 {
 	const struct fuse_write_in *arg = req->op;
 	struct fuse_write_out *out = req->out;
-	size_t size = arg->size < req->data_len ? arg->size : req->data_len;
+	size_t size = min(arg->size, req->data_len);
 	ssize_t len = pwrite(arg->fh, req->data, size, arg->offset);
 
 	if (len < 0) {
@@ -697,7 +698,7 @@ static void pt_copy_file_range(struct server_req *req)
 	loff_t off_in = arg->off_in, off_out = arg->off_out;
 	struct fuse_write_out *out = req->out;
 	/* The answer has 32 bits for the length */
-	size_t len = arg->len < 1 << 30 ? arg->len : 1 << 30;
+	size_t len = min_t(__u64, arg->len, 1 << 30);
 	ssize_t done = copy_file_range(arg->fh_in, &off_in, arg->fh_out,
 				       &off_out, len, arg->flags);
 
@@ -814,8 +815,7 @@ static void pt_readdir(struct server_req *req)
 	const struct fuse_read_in *arg = req->op;
 	__u64 buf[512];		/* aligned as struct pt_dirent */
 	char *out = req->out, *pos = out;
-	const char *end = out + (arg->size < req->out_max ? arg->size :
-							    req->out_max);
+	const char *end = out + min(arg->size, req->out_max);
 	const struct pt_dirent *de;
 	ssize_t len = 0, at;
 	bool room = true;
@@ -868,7 +868,7 @@ static void pt_getxattr(struct server_req *req)
 {
 	const struct fuse_getxattr_in *arg = req->op;
 	struct fd_path path = fd_path(pt_node(req)->fd);
-	size_t size = arg->size < req->out_max ? arg->size : req->out_max;
+	size_t size = min(arg->size, req->out_max);
 	struct fuse_getxattr_out *out = req->out;
 	char name[XATTR_NAME_MAX + 1];
 	bool list = req->in->opcode == FUSE_LISTXATTR;

@@ -24,6 +24,8 @@
 #include <unistd.h>
 #include <linux/types.h>
 
+#include "util.h"
+
 #define MAX_THREADS	4096
 #define WARM_UP		16
 #define MIB		1048576UL
@@ -177,8 +179,6 @@ static const struct test {
 	{ "seqread", "read 128 KiB one after the other, not cached",
 	  op_seqread, O_RDONLY },
 };
-
-#define NR_TESTS (sizeof(tests) / sizeof(*tests))
 
 /* Running them */
 
@@ -336,7 +336,7 @@ static const struct test *find_test(const char *name)
 {
 	unsigned int i;
 
-	for (i = 0; i < NR_TESTS; i++)
+	for (i = 0; i < ARRAY_SIZE(tests); i++)
 		if (!strcmp(name, tests[i].name))
 			return &tests[i];
 	errx(1, "there is no test '%s', --list names them", name);
@@ -368,7 +368,7 @@ int main(int argc, char **argv)
 			file_size = parse("--size", optarg, 1, 1 << 20) * MIB;
 			break;
 		case 'l':
-			for (i = 0; i < NR_TESTS; i++)
+			for (i = 0; i < ARRAY_SIZE(tests); i++)
 				printf("%-8s %s\n", tests[i].name, tests[i].text);
 			return 0;
 		case 'h':
@@ -387,7 +387,7 @@ int main(int argc, char **argv)
 
 	made = prepare();
 	if (optind == argc)
-		for (i = 0; i < NR_TESTS; i++)
+		for (i = 0; i < ARRAY_SIZE(tests); i++)
 			run(&tests[i]);
 	else
 		for (; optind < argc; optind++)

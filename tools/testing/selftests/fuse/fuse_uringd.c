@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "server.h"
+#include "util.h"
 
 static const char help[] =
 "Usage: fuse_uringd [options] MOUNTPOINT\n"
@@ -18,7 +19,8 @@ static const char help[] =
 "\n"
 "  --fs=mem                a tree in memory (default)\n"
 "  --fs=passthrough:DIR    the tree below DIR\n"
-"  --fs=null[:SIZE]        a file \"null\" of SIZE zeroes (default 1G)\n"
+"  --fs=null[:SIZE]        a file \"null\" of SIZE bytes that do not matter, to\n"
+"                          measure the rest with (default 1G)\n"
 "  --transport=ring|dev    managed ring (default) or read and write\n"
 "  -f, --foreground        stay; otherwise leave when the mount is ready\n"
 "  -o OPT[,OPT...]         mount options: ro, suid, dev, noexec, noatime,\n"
@@ -100,10 +102,10 @@ static void mount_options(struct server_opts *opts, char *text)
 
 	for (opt = strtok_r(text, ",", &save); opt;
 	     opt = strtok_r(NULL, ",", &save)) {
-		for (i = 0; i < sizeof(flags) / sizeof(*flags); i++)
+		for (i = 0; i < ARRAY_SIZE(flags); i++)
 			if (!strcmp(opt, flags[i].name))
 				break;
-		if (i < sizeof(flags) / sizeof(*flags)) {
+		if (i < ARRAY_SIZE(flags)) {
 			opts->mount_flags &= ~flags[i].clear;
 			opts->mount_flags |= flags[i].set;
 			continue;
@@ -211,7 +213,7 @@ int main(int argc, char **argv)
 	sigset_t set;
 	int opt, ret;
 
-	while ((opt = getopt_long(argc, argv, "fo:", options, NULL)) != -1) {
+	while ((opt = getopt_long(argc, argv, "o:f", options, NULL)) != -1) {
 		switch (opt) {
 		case OPT_FS:
 			fs = optarg;

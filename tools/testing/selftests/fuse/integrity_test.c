@@ -62,25 +62,20 @@ FIXTURE_VARIANT_ADD(integrity, ring_writeback) {
 	.writeback = true,
 };
 
-FIXTURE_VARIANT_ADD(integrity, ring_one_queue) {
-	.transport = TRANSPORT_RING,
-	.queues = 1,
-	.depth = 16,
-	.max_write = 132 << 10,
-};
-
 FIXTURE_VARIANT_ADD(integrity, ring_two_queues) {
 	.transport = TRANSPORT_RING,
 	.writeback = true,
 	.queues = 2,
 	.depth = 3,
 	.threads = 2,
+	.max_write = 132 << 10,
 };
 
-/* One slot a queue, of the smallest size that there is. */
+/* One slot, of the smallest size that there is. */
 FIXTURE_VARIANT_ADD(integrity, ring_smallest) {
 	.transport = TRANSPORT_RING,
 	.writeback = true,
+	.queues = 1,
 	.depth = 1,
 	.payload = FUSE_URING_MIN_PAYLOAD,
 };

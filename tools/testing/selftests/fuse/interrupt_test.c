@@ -17,7 +17,7 @@
 #include "puppet.h"
 
 #define FILE2		(TEST_MNT "/f2")
-#define QUIET_MS	100
+#define QUIET_MS	50
 
 FIXTURE(interrupt)
 {

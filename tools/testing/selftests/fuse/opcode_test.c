@@ -172,6 +172,11 @@ static bool look(struct server_req *req, void *arg)
 						   TRANSPORT_DEV][opcode],
 			   1, __ATOMIC_SEQ_CST);
 	switch (opcode) {
+	case FUSE_FORGET:
+		/* Slow, so that the next ones come together for once. */
+		if (!seen->count[TRANSPORT_DEV][FUSE_BATCH_FORGET])
+			sleep_ms(20);
+		break;
 	case FUSE_READ:
 		size = read->size;
 		break;

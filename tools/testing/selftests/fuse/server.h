@@ -96,7 +96,7 @@ struct server_fs {
 struct server_fs *fs_mem_new(void);
 /* The tree below a directory; NULL and errno when it cannot be opened */
 struct server_fs *fs_passthrough_new(const char *dir);
-/* One file "null" of that size; whatever else is created is forgotten */
+/* One file "null" of that size; whatever is written or created is forgotten */
 struct server_fs *fs_null_new(__u64 size);
 void fs_free(struct server_fs *fs);
 
@@ -194,7 +194,8 @@ pid_t server_fork(const struct server_opts *opts);
 
 /*
  * Unmounts, waits for the threads and frees the server (not its filesystem).
- * A busy filesystem is detached and the connection closed.  Returns 0, or
+ * A busy filesystem is detached and the connection closed, which lasts until
+ * children that have inherited the descriptor close it too.  Returns 0, or
  * -EBUSY in that case.
  */
 int server_stop(struct server *srv);

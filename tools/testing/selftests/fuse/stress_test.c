@@ -4,7 +4,7 @@
  * what is left of them afterwards.
  *
  * FUSE_TEST_SECONDS says for how long each test goes on, FUSE_TEST_CYCLES how
- * many connections the last one makes, FUSE_TEST_SEED repeats random choices.
+ * many connections are made and killed, FUSE_TEST_SEED repeats random choices.
  */
 
 #define _GNU_SOURCE
@@ -294,13 +294,25 @@ static long mem_kib(const char *key)
 	return value;
 }
 
+/*
+ * A kernel that looks for errors keeps freed memory for some time, and finds
+ * leaks better than its figures do.
+ */
+static bool memory_is_kept(void)
+{
+	return !access("/sys/kernel/debug/kmemleak", F_OK);
+}
+
 /* Requests in existence, where slabs are not merged; else -1. */
 static long slab_requests(void)
 {
 	char line[512];
 	long value = -1;
-	FILE *f = fopen("/proc/slabinfo", "re");
+	FILE *f;
 
+	if (memory_is_kept())
+		return -1;
+	f = fopen("/proc/slabinfo", "re");
 	while (f && fgets(line, sizeof(line), f))
 		sscanf(line, "fuse_request %ld", &value);
 	if (f)
@@ -327,17 +339,21 @@ FIXTURE(cycles)
 FIXTURE_VARIANT(cycles)
 {
 	struct puppet_options opt;
+	unsigned int cycles;
 };
 
 FIXTURE_VARIANT_ADD(cycles, dev) {
 	.opt = { .transport = TRANSPORT_DEV },
+	.cycles = 25,
 };
 
 FIXTURE_VARIANT_ADD(cycles, ring) {
 	.opt = { .transport = TRANSPORT_RING, .nr_queues = 2, .depth = 4 },
+	.cycles = 100,
 };
 
 FIXTURE_VARIANT_ADD(cycles, ring_defer) {
+	.cycles = 50,
 	.opt = { .transport = TRANSPORT_RING, .nr_queues = 1, .depth = 2,
 		 .uring_flags = IORING_SETUP_SINGLE_ISSUER |
 				IORING_SETUP_DEFER_TASKRUN },
@@ -361,7 +377,8 @@ FIXTURE_TEARDOWN(cycles)
 TEST_F_TIMEOUT(cycles, leave_nothing, 3 * TEST_TIMEOUT)
 {
 	const char *env = getenv("FUSE_TEST_CYCLES");
-	unsigned int i, j, cycles = env ? atoi(env) : 100, warm = cycles / 5;
+	unsigned int i, j, cycles = env ? atoi(env) : variant->cycles;
+	unsigned int warm = cycles / 5;
 	int tasks = 0, conns = 0, conn;
 	long vmalloc = 0, percpu = 0, requests = 0, available = 0;
 	struct requester r[3];
@@ -393,6 +410,9 @@ TEST_F_TIMEOUT(cycles, leave_nothing, 3 * TEST_TIMEOUT)
 				TH_LOG("cycle %u: %d", i, ret);
 		}
 		ASSERT_EQ(0, unmount_gone(conn));
+		/* It takes its time, and is seen to live. */
+		if (i % 10 == 9)
+			TH_LOG("%u of %u cycles", i + 1, cycles);
 	}
 
 	/* Freed memory may be on its way still. */
@@ -409,7 +429,8 @@ TEST_F_TIMEOUT(cycles, leave_nothing, 3 * TEST_TIMEOUT)
 	EXPECT_GE(percpu + 256, mem_kib("Percpu:"));
 	if (requests >= 0)
 		EXPECT_GE(requests + 64, slab_requests());
-	EXPECT_LE(available - 24 * 1024, mem_kib("MemAvailable:"));
+	if (!memory_is_kept())
+		EXPECT_LE(available - 24 * 1024, mem_kib("MemAvailable:"));
 }
 
 /* The end comes while slots are being armed. */

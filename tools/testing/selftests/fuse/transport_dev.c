@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "internal.h"
+#include "util.h"
 
 struct dev_thread {
 	struct server_thread t;
@@ -45,8 +46,7 @@ static struct dev_req *dev_req_new(struct dev_thread *t)
 	size_t page = sysconf(_SC_PAGESIZE);
 	struct server *srv = t->t.srv;
 	/* The largest name and attribute value must fit as well */
-	size_t room = srv->payload_max > FUSE_URING_MIN_PAYLOAD ?
-		      srv->payload_max : FUSE_URING_MIN_PAYLOAD;
+	size_t room = max_t(__u32, srv->payload_max, FUSE_URING_MIN_PAYLOAD);
 	struct dev_req *dev = calloc(1, sizeof(*dev));
 
 	if (!dev)
@@ -109,10 +109,16 @@ static void dev_reply(struct server_req *req, int err, size_t len)
 	out->error = err;
 	out->unique = req->in->unique;
 	/* ENOENT: the requester was killed and did not wait for the answer */
-	if (write(t->fd, out, out->len) < 0 && errno != ENOENT &&
-	    errno != ENODEV)
+	if (unlikely(write(t->fd, out, out->len) < 0 && errno != ENOENT &&
+		     errno != ENODEV)) {
 		fprintf(stderr, "reply to %s refused: %m\n",
 			proto_op_name(op));
+		/* Unless its size was wrong, the requester still waits */
+		out->len = sizeof(*out);
+		out->error = -EIO;
+		if (write(t->fd, out, out->len) < 0)
+			goto out;
+	}
 out:
 	if (unlikely(dev->own))
 		dev_req_free(dev);

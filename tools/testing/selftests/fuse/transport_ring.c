@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include "internal.h"
+#include "util.h"
 
 struct ring {
 	struct fuse_uring_setup setup;
@@ -251,12 +252,17 @@ static int ring_begin(struct ring_thread *t)
 	unsigned int i;
 	int ret = -EINVAL;
 
-	for (i = 0; ret == -EINVAL && i < sizeof(flags) / sizeof(*flags); i++)
+	for (i = 0; ret == -EINVAL && i < ARRAY_SIZE(flags); i++)
 		ret = io_uring_queue_init(t->nr_slots + 8, &t->uring, flags[i]);
 	if (ret) {
 		server_fail(t->t.srv, ret, "cannot make an io_uring");
 		return ret;
 	}
+	/*
+	 * A child's copy of the io_uring's memory would keep the io_uring, and
+	 * that the connection, for as long as the child lives.
+	 */
+	io_uring_ring_dontfork(&t->uring);
 	/* Both of these only save a look-up per system call and command */
 	io_uring_register_ring_fd(&t->uring);
 	t->cmd_fd = t->t.srv->fd;
@@ -424,8 +430,8 @@ int ring_setup(struct server *srv)
 		.payload_size = opts->payload_size,
 	};
 	if (!setup->payload_size && opts->max_write)
-		setup->payload_size = opts->max_write > FUSE_URING_MIN_PAYLOAD ?
-				      opts->max_write : FUSE_URING_MIN_PAYLOAD;
+		setup->payload_size = max_t(__u32, opts->max_write,
+					    FUSE_URING_MIN_PAYLOAD);
 	if (ioctl(srv->fd, FUSE_DEV_IOC_URING_SETUP, setup))
 		return server_set_error(-errno, errno == EOPNOTSUPP ?
 				"the ring is off (module parameter fuse.enable_uring)" :
