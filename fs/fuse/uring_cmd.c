@@ -65,9 +65,9 @@ static void fuse_uring_deliver(struct fuse_uring_slot *slot)
 }
 
 /*
- * A command of the server has a slot in state FILL: give it the request that
- * is assigned to the slot already, or the next one that waits, or park it.
- * Called with the queue locked, unlocks it.
+ * A command of the server has a slot, in state FILL, SENT or COMMIT: give it
+ * the request that is assigned to the slot already, or the next one that
+ * waits, or park it.  Called with the queue locked, unlocks it.
  *
  * Returns what the command is to be completed with, or -EIOCBQUEUED when it is
  * parked.
@@ -95,6 +95,8 @@ static int fuse_uring_feed(struct fuse_uring_slot *slot,
 			fuse_uring_slot_assign(slot, req);
 		}
 		req = slot->req;
+		if (slot->state != FUSE_URING_SLOT_FILL)
+			fuse_uring_slot_to(slot, FUSE_URING_SLOT_FILL);
 		spin_unlock(&queue->lock);
 
 		err = fuse_uring_copy_in(slot, req);
@@ -286,8 +288,9 @@ static int fuse_uring_commit(struct io_uring_cmd *cmd,
 		fuse_uring_update(queue->uring);
 
 	spin_lock(&queue->lock);
-	/* Gives back the credit, if it had one */
-	fuse_uring_slot_revoke(slot);
+	/* Gives back the credit */
+	if (slot->background)
+		fuse_uring_slot_revoke(slot);
 	if (unlikely(err)) {
 		fuse_uring_slot_to(slot, FUSE_URING_SLOT_IDLE);
 		fuse_uring_dispatch(queue);
@@ -298,7 +301,6 @@ static int fuse_uring_commit(struct io_uring_cmd *cmd,
 		return -EBADMSG;
 	}
 
-	fuse_uring_slot_to(slot, FUSE_URING_SLOT_FILL);
 	/* The credit may be what one of these has been waiting for */
 	if (!list_empty(&queue->bg_pending))
 		fuse_uring_dispatch(queue);
@@ -356,12 +358,10 @@ void fuse_uring_sent_work(struct io_uring_cmd *cmd, unsigned int issue_flags)
 		return;
 	}
 
-	if (slot->filled) {
+	if (slot->filled)
 		fuse_uring_deliver(slot);
-	} else {
-		fuse_uring_slot_to(slot, FUSE_URING_SLOT_FILL);
+	else
 		ret = fuse_uring_feed(slot, cmd);
-	}
 	fuse_uring_done(cmd, ret, issue_flags);
 }
 

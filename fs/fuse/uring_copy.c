@@ -30,6 +30,44 @@ static bool fuse_uring_has_op_header(const struct fuse_args *args)
 	}
 }
 
+/* As fuse_len_args(), of the few arguments that there are, on the hot path */
+static unsigned int fuse_uring_size(const struct fuse_arg *args,
+				    unsigned int nr)
+{
+	unsigned int size = 0;
+
+	while (nr--)
+		size += args++->size;
+
+	return size;
+}
+
+/*
+ * The arguments that lie in the payload area.  Apart from those who have none,
+ * as the state of a copy on their stack would be cleared for nothing.
+ */
+static noinline int fuse_uring_copy_in_payload(struct fuse_uring_slot *slot,
+					       struct fuse_req *req,
+					       unsigned int skip, u32 size)
+{
+	struct fuse_args *args = req->args;
+	struct fuse_copy_state cs;
+
+	fuse_copy_init_kaddr(&cs, 1, req, slot->payload, size);
+	return fuse_copy_args(&cs, args->in_numargs - skip, args->in_pages,
+			      (struct fuse_arg *)args->in_args + skip, 0);
+}
+
+static noinline int fuse_uring_copy_out_payload(struct fuse_uring_slot *slot,
+						struct fuse_req *req, u32 size)
+{
+	struct fuse_copy_state cs;
+
+	fuse_copy_init_kaddr(&cs, 0, req, slot->payload, size);
+	return fuse_copy_out_args(&cs, req->args,
+				  sizeof(struct fuse_out_header) + size);
+}
+
 /**
  * fuse_uring_copy_in - copy a request into its slot
  * @slot: the slot, in state FILL
@@ -44,15 +82,15 @@ int fuse_uring_copy_in(struct fuse_uring_slot *slot, struct fuse_req *req)
 {
 	struct fuse_args *args = req->args;
 	struct fuse_uring_req_header *hdr = slot->hdr;
+	struct fuse_uring_ent_in_out *ent = &hdr->ring_ent_in_out;
 	unsigned int room = slot->queue->uring->payload_area;
 	unsigned int skip = fuse_uring_has_op_header(args);
 	struct fuse_arg *in = (struct fuse_arg *)args->in_args;
 	unsigned int in_sz, out_sz = 0;
-	struct fuse_copy_state cs;
 
-	in_sz = fuse_len_args(args->in_numargs - skip, in + skip);
+	in_sz = fuse_uring_size(in + skip, args->in_numargs - skip);
 	if (test_bit(FR_ISREPLY, &req->flags))
-		out_sz = fuse_len_args(args->out_numargs, args->out_args);
+		out_sz = fuse_uring_size(args->out_args, args->out_numargs);
 
 	if (unlikely(in_sz > room || out_sz > room ||
 		     (skip && in[0].size > sizeof(hdr->op_in))))
@@ -61,18 +99,13 @@ int fuse_uring_copy_in(struct fuse_uring_slot *slot, struct fuse_req *req)
 	memcpy(hdr->in_out, &req->in.h, sizeof(req->in.h));
 	if (skip)
 		memcpy(hdr->op_in, in[0].value, in[0].size);
-	hdr->ring_ent_in_out = (struct fuse_uring_ent_in_out) {
-		.commit_id	= slot->commit_id,
-		.payload_sz	= in_sz,
-		.padding	= slot->payload_offset,
-		.reserved	= room,
-	};
-	if (!in_sz)
-		return 0;
+	ent->flags = 0;
+	ent->commit_id = slot->commit_id;
+	ent->payload_sz = in_sz;
+	ent->padding = slot->payload_offset;
+	ent->reserved = room;
 
-	fuse_copy_init_kaddr(&cs, 1, req, slot->payload, in_sz);
-	return fuse_copy_args(&cs, args->in_numargs - skip, args->in_pages,
-			      in + skip, 0);
+	return in_sz ? fuse_uring_copy_in_payload(slot, req, skip, in_sz) : 0;
 }
 
 /**
@@ -88,7 +121,6 @@ int fuse_uring_copy_out(struct fuse_uring_slot *slot, struct fuse_req *req,
 			u32 payload_sz)
 {
 	struct fuse_args *args = req->args;
-	struct fuse_copy_state cs;
 
 	/* Most replies are one structure */
 	if (args->out_numargs == 1 && !args->out_pages &&
@@ -97,7 +129,5 @@ int fuse_uring_copy_out(struct fuse_uring_slot *slot, struct fuse_req *req,
 		return 0;
 	}
 
-	fuse_copy_init_kaddr(&cs, 0, req, slot->payload, payload_sz);
-	return fuse_copy_out_args(&cs, args,
-				  sizeof(struct fuse_out_header) + payload_sz);
+	return fuse_uring_copy_out_payload(slot, req, payload_sz);
 }

@@ -64,8 +64,9 @@
  *  SENT   -> IDLE    revoked before the server's task has been told
  *  BUSY   -> COMMIT  COMMIT_AND_FETCH
  *  BUSY   -> IDLE    the connection has ended
- *  COMMIT -> FILL    the reply has been taken
- *  COMMIT -> IDLE    the reply was bad
+ *  COMMIT -> READY   the reply has been taken, and nothing waits
+ *  COMMIT -> FILL    the reply has been taken, and the next request follows
+ *  COMMIT -> IDLE    the reply was bad, or the connection has ended
  *
  * All transitions are made by fuse_uring_slot_to() under queue->lock.
  */
@@ -264,6 +265,8 @@ static inline struct fuse_uring *fuse_uring_get(struct fuse_conn *fc)
 
 extern const u8 fuse_uring_slot_next[];
 struct fuse_req *fuse_uring_pick(struct fuse_uring_queue *queue);
+struct fuse_uring_queue *fuse_uring_other_queue(struct fuse_uring *uring,
+						struct fuse_uring_queue *own);
 
 /* A slot counts for its queue being live, or does so no longer */
 static inline void fuse_uring_slot_register(struct fuse_uring_queue *queue)
@@ -317,6 +320,25 @@ static inline void fuse_uring_slot_to(struct fuse_uring_slot *slot,
 	}
 }
 
+/**
+ * fuse_uring_route - the queue for a request that is sent now
+ * @uring: the ring
+ *
+ * Only a hint: whether the queue is live is for the caller to check under its
+ * lock, and to come again if it is not.
+ */
+static inline struct fuse_uring_queue *fuse_uring_route(struct fuse_uring *uring)
+{
+	unsigned int cpu = raw_smp_processor_id();
+	struct fuse_uring_queue *queue;
+
+	queue = uring->queues[READ_ONCE(uring->cpu_map[cpu])];
+	if (unlikely(READ_ONCE(queue->server) == current))
+		queue = fuse_uring_other_queue(uring, queue);
+
+	return queue;
+}
+
 /* The next request that waits on the queue and may have a slot */
 static inline struct fuse_req *fuse_uring_next(struct fuse_uring_queue *queue)
 {
@@ -335,7 +357,6 @@ int fuse_uring_map_build(struct fuse_uring *uring);
 void fuse_uring_map_free(struct fuse_uring *uring);
 unsigned int fuse_uring_map_update(struct fuse_uring *uring);
 bool fuse_uring_map_stale(struct fuse_uring *uring);
-struct fuse_uring_queue *fuse_uring_route(struct fuse_uring *uring);
 struct fuse_uring_queue *fuse_uring_spill(struct fuse_uring_queue *queue);
 
 /* uring_queue.c */

@@ -236,12 +236,17 @@ bool fuse_uring_map_stale(struct fuse_uring *uring)
 	return false;
 }
 
-/*
- * A server that uses its own filesystem must not wait for itself: find a live
- * queue that is served by somebody else.
+/**
+ * fuse_uring_other_queue - a queue for a request of the server's own thread
+ * @uring: the ring
+ * @own: the queue that the thread serves
+ *
+ * A server that uses its own filesystem must not wait for itself.
+ *
+ * Return: a live queue that is served by somebody else, @own if there is none.
  */
-static struct fuse_uring_queue *
-fuse_uring_other_queue(struct fuse_uring *uring, struct fuse_uring_queue *own)
+struct fuse_uring_queue *fuse_uring_other_queue(struct fuse_uring *uring,
+						struct fuse_uring_queue *own)
 {
 	unsigned int i, qid = own->qid;
 
@@ -257,25 +262,6 @@ fuse_uring_other_queue(struct fuse_uring *uring, struct fuse_uring_queue *own)
 	}
 
 	return own;
-}
-
-/**
- * fuse_uring_route - the queue for a request that is sent now
- * @uring: the ring
- *
- * Only a hint: whether the queue is live is for the caller to check under its
- * lock, and to come again if it is not.
- */
-struct fuse_uring_queue *fuse_uring_route(struct fuse_uring *uring)
-{
-	unsigned int cpu = raw_smp_processor_id();
-	struct fuse_uring_queue *queue;
-
-	queue = uring->queues[READ_ONCE(uring->cpu_map[cpu])];
-	if (unlikely(READ_ONCE(queue->server) == current))
-		queue = fuse_uring_other_queue(uring, queue);
-
-	return queue;
 }
 
 /* How many queues a background request looks at */
