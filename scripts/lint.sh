@@ -11,7 +11,7 @@ unset BASE
 export PATH=/usr/bin:/bin:/usr/sbin:$PATH
 lint=$FU_BUILD/lint
 tree=$lint/linux obj=$lint/obj logs=$FU_LOGS/lint
-mkdir -p "$lint" "$logs"
+mkdir -p "$lint" "$logs" "$obj" "$lint/obj-lts"
 passed=0 failed=0
 tools=$(hash_of "$(gcc --version | head -n 1)" "$(sparse --version)" "$(spatch --version 2>&1 | head -n 1)" \
 	"$(cat "$FU_TOP/scripts/rst-check.py" "$FU_TOP/configs/vm.config" | sha256sum)")
@@ -48,7 +48,7 @@ git_in() { fu_git -C "$tree" "$@"; }
 tree_hash() { hash_of "$(git_in ls-tree "$1" -- "${@:2}")"; }
 # Messages without what moves when lines are added: positions, and the folder they were made in.
 normalised() {
-	sed -E "s,$tree/,,g; s,$lint/[^ ]*/linux[^/]*/,,g; s,(:[0-9]+)+:,:,g; s,[0-9]+-[0-9]+,,g" "$@" | sort -u
+	sed -E "s,$tree/,,g; s,$lint/[^ ]*/linux[^/]*/,,g; s,(:[0-9]+)+:,:,g; s,[0-9]+-[0-9]+,,g; s,on line [0-9]+,on line,g" "$@" | sort -u
 }
 # only_in_second BASE HEAD: the messages of HEAD that BASE has not; none is a pass.
 nothing_added() {
