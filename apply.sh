@@ -38,7 +38,7 @@ if [ -z "$tree" ]; then
 	own=1 tree=$FU_TREE
 	[ $reverse -eq 0 ] || [ -d "$tree" ] || die "there is no $tree to take the series out of"
 	if [ ! -d "$tree" ]; then
-		repo=$("$FU_TOP/scripts/fetch-base.sh" | tee /dev/stderr | tail -n 1)
+		repo=$("$FU_TOP/scripts/fetch-base.sh" | tee >(cat >&2) | tail -n 1)
 		mkdir -p "$(dirname "$tree")"
 		rm -rf "$tree.new"
 		fu_git clone -q --local --no-checkout "$repo" "$tree.new"

@@ -6,8 +6,8 @@
 
 "$FU_TOP/scripts/install.sh"
 ensure_tree
-image=$("$FU_TOP/scripts/build-kernel.sh" | tee /dev/stderr | tail -n 1)
-install=$("$FU_TOP/scripts/build-kselftest.sh" | tee /dev/stderr | tail -n 1)
+image=$("$FU_TOP/scripts/build-kernel.sh" | tee >(cat >&2) | tail -n 1)
+install=$("$FU_TOP/scripts/build-kselftest.sh" | tee >(cat >&2) | tail -n 1)
 
 # What the guest gets: the pinned kernel's own fs/ and io_uring/, and the sums to compare with.
 share=$FU_BUILD/run

@@ -6,8 +6,8 @@
 [ -t 0 ] || die "make shell needs a terminal"
 "$FU_TOP/scripts/install.sh"
 ensure_tree
-image=$("$FU_TOP/scripts/build-kernel.sh" | tee /dev/stderr | tail -n 1)
-install=$("$FU_TOP/scripts/build-kselftest.sh" | tee /dev/stderr | tail -n 1)
+image=$("$FU_TOP/scripts/build-kernel.sh" | tee >(cat >&2) | tail -n 1)
+install=$("$FU_TOP/scripts/build-kselftest.sh" | tee >(cat >&2) | tail -n 1)
 initrd=$FU_BUILD/initrd-$FU_BASE_NAME.cpio
 "$FU_TOP/scripts/initramfs.sh" "$initrd" "$install:/kselftest" "$(command -v timeout):/usr/bin/timeout"
 choose_accel "$image" "$initrd"

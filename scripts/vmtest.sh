@@ -21,8 +21,8 @@ while [ $# -gt 0 ]; do
 	esac
 	shift
 done
-[ -n "$image" ] || image=$("$FU_TOP/scripts/build-kernel.sh" --kernel "$kernel" | tee /dev/stderr | tail -n 1)
-install=$("$FU_TOP/scripts/build-kselftest.sh" | tee /dev/stderr | tail -n 1)
+[ -n "$image" ] || image=$("$FU_TOP/scripts/build-kernel.sh" --kernel "$kernel" | tee >(cat >&2) | tail -n 1)
+install=$("$FU_TOP/scripts/build-kselftest.sh" | tee >(cat >&2) | tail -n 1)
 initrd=$FU_BUILD/initrd-$FU_BASE_NAME.cpio
 "$FU_TOP/scripts/initramfs.sh" "$initrd" "$install:/kselftest" \
 	"$(command -v timeout):/usr/bin/timeout"
