@@ -374,6 +374,12 @@ FIXTURE_TEARDOWN(cycles)
 }
 
 /* Mount, load, SIGKILL: nothing stays behind. */
+/*
+ * Free pages that CPUs keep for themselves are not counted as available, and go
+ * back as time passes.  A hundred times a queue would be seen all the same.
+ */
+#define MEM_NOISE_KIB	(24 * 1024)
+
 TEST_F_TIMEOUT(cycles, leave_nothing, 3 * TEST_TIMEOUT)
 {
 	const char *env = getenv("FUSE_TEST_CYCLES");
@@ -420,7 +426,9 @@ TEST_F_TIMEOUT(cycles, leave_nothing, 3 * TEST_TIMEOUT)
 	while (now_ms() < end &&
 	       (mem_kib("VmallocUsed:") > vmalloc + 512 ||
 		mem_kib("Percpu:") > percpu + 256 ||
-		slab_requests() > requests + 64))
+		slab_requests() > requests + 64 ||
+		(!memory_is_kept() &&
+		 mem_kib("MemAvailable:") < available - MEM_NOISE_KIB)))
 		sleep_ms(10);
 	EXPECT_EQ(tasks, count_tasks());
 	EXPECT_EQ(conns, count_dir(TEST_FUSECTL));
@@ -430,7 +438,7 @@ TEST_F_TIMEOUT(cycles, leave_nothing, 3 * TEST_TIMEOUT)
 	if (requests >= 0)
 		EXPECT_GE(requests + 64, slab_requests());
 	if (!memory_is_kept())
-		EXPECT_LE(available - 24 * 1024, mem_kib("MemAvailable:"));
+		EXPECT_LE(available - MEM_NOISE_KIB, mem_kib("MemAvailable:"));
 }
 
 /* The end comes while slots are being armed. */
