@@ -2,8 +2,6 @@
 /*
  * How a connection ends: at every stage of its life, in every way.  Each
  * request is answered, nobody hangs, and a new connection works.
- *
- * Suspend and freezing are not here: they need a machine that wakes up again.
  */
 
 #define _GNU_SOURCE
@@ -453,6 +451,131 @@ TEST_F_TIMEOUT(end, requesters_first, TEST_TIMEOUT)
 	if (self->requests)
 		EXPECT_NE(REQUESTER_HANGS, requester_join(&self->reader));
 	EXPECT_EQ(0, unmount(self->d.conn));
+}
+
+/* A server that is frozen has not ended, and goes on where it was. */
+FIXTURE(freeze)
+{
+	struct daemon d;
+	struct requester r[4];
+};
+
+FIXTURE_VARIANT(freeze)
+{
+	struct life life;
+};
+
+FIXTURE_VARIANT_ADD(freeze, dev) {
+	.life.transport = TRANSPORT_DEV,
+	.life.stage = STAGE_SERVING,
+};
+
+FIXTURE_VARIANT_ADD(freeze, ring) {
+	.life.transport = TRANSPORT_RING,
+	.life.stage = STAGE_SERVING,
+};
+
+FIXTURE_VARIANT_ADD(freeze, ring_defer) {
+	.life.transport = TRANSPORT_RING,
+	.life.stage = STAGE_SERVING,
+	.life.uring_flags = DEFER,
+};
+
+FIXTURE_VARIANT_ADD(freeze, ring_sqpoll) {
+	.life.transport = TRANSPORT_RING,
+	.life.stage = STAGE_SERVING,
+	.life.uring_flags = IORING_SETUP_SQPOLL,
+};
+
+FIXTURE_SETUP(freeze)
+{
+	const char *why = test_prepare(variant->life.transport);
+
+	if (why)
+		SKIP(return, "%s", why);
+	ASSERT_EQ(0, daemon_start(&self->d, &variant->life));
+}
+
+FIXTURE_TEARDOWN(freeze)
+{
+	EXPECT_EQ(-SIGKILL, daemon_kill(&self->d));
+	EXPECT_EQ(0, unmount(self->d.conn));
+}
+
+#define PM_TEST		"/sys/power/pm_test"
+#define PM_TEST_DELAY	"/sys/module/suspend/parameters/pm_test_delay"
+
+/*
+ * As suspend does: all tasks are frozen, and thawed again.  None waits for the
+ * server in the meantime, for that is what no FUSE filesystem survives well.
+ */
+TEST_F_TIMEOUT(freeze, all_tasks, TEST_TIMEOUT)
+{
+	struct requester r;
+	unsigned int i;
+
+	if (file_write(PM_TEST, "freezer"))
+		SKIP(return, "kernel without CONFIG_PM_DEBUG");
+	ASSERT_EQ(0, file_write(PM_TEST_DELAY, "1"));
+	for (i = 0; i < 3; i++) {
+		ASSERT_EQ(0, requester_start(&r, request_stat, FILE2));
+		EXPECT_EQ(0, requester_join(&r));
+		EXPECT_EQ(0, file_write("/sys/power/state", "freeze"));
+	}
+	ASSERT_EQ(0, file_write(PM_TEST, "none"));
+	ASSERT_EQ(0, requester_start(&r, request_stat, FILE2));
+	EXPECT_EQ(0, requester_join(&r));
+}
+
+#define FREEZE_CGROUP	TEST_DIR "/cgroup"
+
+/* As container managers do: the server alone, in the middle of its work. */
+TEST_F_TIMEOUT(freeze, server, TEST_TIMEOUT)
+{
+	char pid[16], buf[128];
+	unsigned int i;
+	__u64 end;
+
+	ASSERT_EQ(0, mkdir(FREEZE_CGROUP, 0755));
+	if (mount("test", FREEZE_CGROUP, "cgroup2", 0, NULL))
+		SKIP(return, "kernel without cgroups");
+	ASSERT_EQ(0, mkdir(FREEZE_CGROUP "/fuse_freeze", 0755));
+	snprintf(pid, sizeof(pid), "%d", self->d.process.pid);
+	ASSERT_EQ(0, file_write(FREEZE_CGROUP "/fuse_freeze/cgroup.procs", pid));
+
+	for (i = 0; i < ARRAY_SIZE(self->r); i++)
+		ASSERT_EQ(0, requester_start(&self->r[i], request_stats_for_ever,
+					     FILE2));
+	for (i = 0; i < 3; i++) {
+		sleep_ms(20);
+		ASSERT_EQ(0, file_write(FREEZE_CGROUP "/fuse_freeze/cgroup.freeze",
+					"1"));
+		end = now_ms() + TEST_WAIT_MS;
+		do {
+			sleep_ms(1);
+			ASSERT_LT(0, file_read(FREEZE_CGROUP
+					       "/fuse_freeze/cgroup.events",
+					       buf, sizeof(buf)));
+		} while (!strstr(buf, "frozen 1") && now_ms() < end);
+		EXPECT_NE(NULL, strstr(buf, "frozen 1"));
+		/* All of them wait now, and none has been told anything. */
+		EXPECT_TRUE(conn_waiting_becomes(self->d.conn,
+						 ARRAY_SIZE(self->r)));
+		sleep_ms(20);
+		EXPECT_EQ((long)ARRAY_SIZE(self->r),
+			  conn_ctl_read(self->d.conn, "waiting"));
+		ASSERT_EQ(0, file_write(FREEZE_CGROUP "/fuse_freeze/cgroup.freeze",
+					"0"));
+	}
+
+	/* None of them has failed. */
+	for (i = 0; i < ARRAY_SIZE(self->r); i++) {
+		EXPECT_FALSE(requester_ended(&self->r[i], NULL, 20));
+		kill(self->r[i].pid, SIGKILL);
+		EXPECT_EQ(-SIGKILL, requester_join(&self->r[i]));
+	}
+	ASSERT_EQ(0, file_write(FREEZE_CGROUP "/cgroup.procs", pid));
+	EXPECT_EQ(0, rmdir(FREEZE_CGROUP "/fuse_freeze"));
 }
 
 /* The order in which the parts of a server go. */
