@@ -56,6 +56,9 @@ bool fuse_dev_try_queue_req(struct fuse_iqueue *fiq, struct fuse_req *req);
 
 void fuse_put_request(struct fuse_req *req);
 int fuse_queue_interrupt(struct fuse_req *req);
+int fuse_dev_notify(struct fuse_conn *fc, enum fuse_notify_code code,
+		    void *payload, unsigned int size);
+ssize_t fuse_dev_take(struct fuse_dev *fud, void *msg, size_t len);
 
 void fuse_copy_init_kaddr(struct fuse_copy_state *cs, int write,
 			  struct fuse_req *req, void *kaddr, unsigned int len);

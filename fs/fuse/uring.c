@@ -33,6 +33,7 @@ static void fuse_uring_free(struct fuse_uring *uring)
 	unsigned int i;
 
 	fuse_uring_watch_free_all(uring);
+	fuse_uring_notifier_put(uring->notifier);
 	for (i = 0; i < uring->nr_queues; i++)
 		if (uring->queues[i])
 			fuse_uring_queue_free(uring->queues[i]);
@@ -40,26 +41,38 @@ static void fuse_uring_free(struct fuse_uring *uring)
 	kvfree(uring);
 }
 
+/**
+ * fuse_uring_get - get the ring of a connection
+ * @fc: the connection
+ *
+ * Return: the ring with a reference, NULL when there is none.
+ */
+struct fuse_uring *fuse_uring_get(struct fuse_conn *fc)
+{
+	struct fuse_uring *uring;
+
+	rcu_read_lock();
+	do {
+		uring = fuse_uring_rcu(fc);
+	} while (uring && !refcount_inc_not_zero(&uring->ref));
+	rcu_read_unlock();
+
+	return uring;
+}
+
+void fuse_uring_put(struct fuse_uring *uring)
+{
+	if (refcount_dec_and_test(&uring->ref))
+		fuse_uring_free(uring);
+}
+
 /* The connection's last reference is gone */
 static void fuse_uring_release(struct fuse_iqueue *fiq)
 {
 	struct fuse_conn *fc = container_of(fiq, struct fuse_conn, iq);
 
-	fuse_uring_free(fc->uring);
-	fc->uring = NULL;
-}
-
-/* These two go to /dev/fuse as ever */
-static void fuse_uring_send_forget(struct fuse_iqueue *fiq,
-				   struct fuse_forget_link *link)
-{
-	fuse_dev_fiq_ops.send_forget(fiq, link);
-}
-
-static void fuse_uring_send_interrupt(struct fuse_iqueue *fiq,
-				      struct fuse_req *req)
-{
-	fuse_dev_fiq_ops.send_interrupt(fiq, req);
+	fuse_uring_put(rcu_dereference_protected(fc->uring, true));
+	RCU_INIT_POINTER(fc->uring, NULL);
 }
 
 static const struct fuse_iqueue_ops fuse_uring_fiq_ops = {
@@ -114,16 +127,27 @@ static struct fuse_uring *fuse_uring_alloc(struct fuse_conn *fc,
 	if (!uring)
 		return ERR_PTR(-ENOMEM);
 
+	refcount_set(&uring->ref, 1);
 	uring->fc = fc;
+	INIT_LIST_HEAD(&uring->held);
 	mutex_init(&uring->watch_mutex);
 	INIT_LIST_HEAD(&uring->watches);
 	uring->nr_queues = setup->nr_queues;
+	fuse_uring_control_init(&uring->control);
 	uring->queue_depth = setup->queue_depth;
+	uring->nr_control = setup->nr_control;
 	uring->max_background = setup->nr_background;
 	uring->payload_size = setup->payload_size;
 	uring->payload_area = setup->payload_size + FUSE_URING_PAYLOAD_SLACK;
 	uring->payload_offset = setup->payload_offset;
+	uring->control_offset = setup->payload_offset +
+		(u64)uring->queue_depth * uring->payload_area;
 	uring->mmap_size = setup->mmap_size;
+
+	err = -ENOMEM;
+	uring->notifier = fuse_uring_notifier_alloc(fc);
+	if (!uring->notifier)
+		goto err_free;
 
 	err = fuse_uring_map_build(uring);
 	if (err)
@@ -190,7 +214,11 @@ static int fuse_uring_negotiate(struct fuse_conn *fc,
 	if (setup->nr_background > setup->queue_depth)
 		return -EINVAL;
 
-	setup->nr_control = 0;
+	if (setup->nr_control > FUSE_URING_MAX_CONTROL)
+		return -EINVAL;
+	/* One for forgets, one for interrupts */
+	if (setup->nr_control == 1)
+		setup->nr_control = 2;
 
 	if (!setup->payload_size)
 		setup->payload_size = fuse_uring_max_payload(fc);
@@ -199,13 +227,16 @@ static int fuse_uring_negotiate(struct fuse_conn *fc,
 		return -EINVAL;
 	setup->payload_size = PAGE_ALIGN(setup->payload_size);
 
-	setup->features = FUSE_URING_FEAT_INIT;
+	setup->features = FUSE_URING_FEAT_INIT | FUSE_URING_FEAT_NOTIFY |
+		FUSE_URING_FEAT_DETACH | FUSE_URING_FEAT_RESTART;
 	setup->header_stride = FUSE_URING_HEADER_STRIDE;
 	setup->header_offset = 0;
-	setup->payload_offset = PAGE_ALIGN((u64)setup->queue_depth *
-					   setup->header_stride);
+	setup->payload_offset = PAGE_ALIGN((u64)setup->header_stride *
+					   (setup->queue_depth +
+					    setup->nr_control));
 	setup->mmap_size = setup->payload_offset + (u64)setup->queue_depth *
-		(setup->payload_size + FUSE_URING_PAYLOAD_SLACK);
+		(setup->payload_size + FUSE_URING_PAYLOAD_SLACK) +
+		setup->nr_control * FUSE_URING_CONTROL_AREA;
 	setup->queue_stride = setup->mmap_size;
 
 	/* Headers tell offsets in 32 bits */
@@ -217,34 +248,68 @@ static int fuse_uring_negotiate(struct fuse_conn *fc,
 }
 
 /*
+ * Whether a server uses the connection's ring, or could: one of its slots is
+ * armed, or in the hands of a task that lives.  Only to fail early.
+ */
+static bool fuse_uring_in_use(struct fuse_conn *fc)
+{
+	struct fuse_uring *uring = fuse_uring_get(fc);
+	unsigned int qid;
+	bool live = false;
+
+	if (!uring)
+		return false;
+
+	/* The caller may know that the server is dead before the ring does */
+	fuse_uring_watch_reap(uring);
+	for (qid = 0; qid < uring->nr_queues; qid++)
+		live |= READ_ONCE(uring->queues[qid]->live);
+	fuse_uring_put(uring);
+
+	return live;
+}
+
+/*
  * Let the connection have the ring.  From here on the slots can be armed, and
  * the first one that is makes requests go there.
  */
 static int fuse_uring_publish(struct fuse_conn *fc, struct fuse_uring *uring)
 {
+	struct fuse_uring_notifier *unused = NULL;
 	struct fuse_iqueue *fiq = &fc->iq;
+	struct fuse_uring *old;
 	int err = 0;
 
 	mutex_lock(&fuse_mutex);
 	spin_lock(&fc->lock);
+	spin_lock(&fiq->lock);
+	old = fuse_uring_locked(fc);
 	if (!fc->connected)
 		err = -ENOTCONN;
-	else if (fc->uring)
-		err = -EBUSY;
 	else if (fc->conn_init &&
 		 uring->payload_size < fuse_uring_max_payload(fc))
 		err = -EINVAL;
-	if (!err) {
-		/* Pairs with smp_load_acquire() in fuse_uring_get() */
-		smp_store_release(&fc->uring, uring);
-		spin_lock(&fiq->lock);
-		WRITE_ONCE(fiq->ops, &fuse_uring_fiq_ops);
-		spin_unlock(&fiq->lock);
+	else if (old && !fuse_uring_retire(old, uring))
+		err = -EBUSY;
+	if (!err && old) {
+		unused = uring->notifier;
+		uring->notifier = fuse_uring_notifier_get(old->notifier);
 	}
+	if (!err) {
+		rcu_assign_pointer(fc->uring, uring);
+		WRITE_ONCE(fiq->ops, &fuse_uring_fiq_ops);
+	}
+	spin_unlock(&fiq->lock);
 	spin_unlock(&fc->lock);
-	if (!err)
+	if (!err && !old)
 		fuse_ctl_add_uring(fc);
 	mutex_unlock(&fuse_mutex);
+
+	fuse_uring_notifier_put(unused);
+	if (!err && old) {
+		synchronize_rcu();
+		fuse_uring_put(old);
+	}
 
 	return err;
 }
@@ -286,7 +351,7 @@ static long fuse_uring_ioctl_setup(struct fuse_dev *fud, void __user *argp)
 	fc = fud->fc;
 	if (!READ_ONCE(fc->connected))
 		return -ENOTCONN;
-	if (fuse_uring_get(fc))
+	if (fuse_uring_in_use(fc))
 		return -EBUSY;
 
 	err = fuse_uring_negotiate(fc, &setup);
@@ -309,19 +374,15 @@ static long fuse_uring_ioctl_setup(struct fuse_dev *fud, void __user *argp)
 	return err;
 }
 
-static long fuse_uring_ioctl_queue_info(struct fuse_dev *fud, void __user *argp)
+static long fuse_uring_get_queue_info(struct fuse_uring *uring,
+				      void __user *argp)
 {
 	unsigned int cpu, len = BITS_TO_BYTES(nr_cpu_ids);
 	struct fuse_uring_queue_info info;
 	struct fuse_uring_queue *queue;
-	struct fuse_uring *uring;
 	u32 usize, ulen;
 	u8 *cpus = NULL;
 	int err;
-
-	uring = fud ? fuse_uring_get(fud->fc) : NULL;
-	if (!uring)
-		return -ENXIO;
 
 	err = fuse_uring_copy_struct(&info, sizeof(info),
 				     FUSE_URING_QUEUE_INFO_SIZE_VER0, argp);
@@ -357,6 +418,20 @@ static long fuse_uring_ioctl_queue_info(struct fuse_dev *fud, void __user *argp)
 	if (err != -EFAULT &&
 	    copy_to_user(argp, &info, min_t(size_t, usize, sizeof(info))))
 		err = -EFAULT;
+
+	return err;
+}
+
+static long fuse_uring_ioctl_queue_info(struct fuse_dev *fud, void __user *argp)
+{
+	struct fuse_uring *uring = fud ? fuse_uring_get(fud->fc) : NULL;
+	long err;
+
+	if (!uring)
+		return -ENXIO;
+
+	err = fuse_uring_get_queue_info(uring, argp);
+	fuse_uring_put(uring);
 
 	return err;
 }
@@ -398,10 +473,13 @@ long fuse_uring_ioctl(struct file *file, unsigned int cmd, void __user *argp)
  */
 void fuse_uring_count_dev(struct fuse_conn *fc, enum fuse_uring_dev_message msg)
 {
-	struct fuse_uring *uring = fuse_uring_get(fc);
+	struct fuse_uring *uring;
 
+	rcu_read_lock();
+	uring = fuse_uring_rcu(fc);
 	if (uring)
 		atomic64_inc(&uring->dev[msg]);
+	rcu_read_unlock();
 }
 
 /**
@@ -418,7 +496,7 @@ void fuse_uring_init_limits(struct fuse_mount *fm)
 
 	/* Either the ring is seen here, or setup sees that INIT is over */
 	spin_lock(&fc->lock);
-	uring = fc->uring;
+	uring = rcu_dereference_protected(fc->uring, lockdep_is_held(&fc->lock));
 	if (uring) {
 		unsigned int pages = uring->payload_size >> PAGE_SHIFT;
 

@@ -27,6 +27,7 @@ void fuse_uring_queue_req(struct fuse_iqueue *fiq, struct fuse_req *req);
 bool fuse_uring_remove_pending(struct fuse_req *req, bool *removed);
 struct fuse_req *fuse_uring_find_interrupted(struct fuse_conn *fc, u64 unique);
 void fuse_uring_abort(struct fuse_conn *fc);
+void fuse_uring_resend(struct fuse_conn *fc);
 void fuse_uring_init_limits(struct fuse_mount *fm);
 void fuse_uring_count_dev(struct fuse_conn *fc, enum fuse_uring_dev_message msg);
 
@@ -37,7 +38,7 @@ int fuse_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags);
 /* Whether the connection has a ring, used or not */
 static inline bool fuse_uring_exists(struct fuse_conn *fc)
 {
-	return READ_ONCE(fc->uring);
+	return rcu_access_pointer(fc->uring);
 }
 
 /* Whether a request waits, or has waited, on a queue and not on /dev/fuse */
@@ -83,6 +84,10 @@ fuse_uring_find_interrupted(struct fuse_conn *fc, u64 unique)
 }
 
 static inline void fuse_uring_abort(struct fuse_conn *fc)
+{
+}
+
+static inline void fuse_uring_resend(struct fuse_conn *fc)
 {
 }
 

@@ -39,11 +39,15 @@ static void fuse_uring_deliver(struct fuse_uring_slot *slot)
 	struct fuse_req *req = slot->req;
 	bool interrupted = false;
 
+	slot->since = jiffies;
 	fuse_uring_slot_to(slot, FUSE_URING_SLOT_BUSY);
+	queue->nr_cmds--;
 	trace_fuse_uring_send(req, queue->qid, slot->index);
 	if (unlikely(!test_bit(FR_ISREPLY, &req->flags))) {
 		/* The slot stays with the server until it is committed */
 		slot->req = NULL;
+		slot->opcode = req->in.h.opcode;
+		slot->unique = req->in.h.unique;
 		spin_unlock(&queue->lock);
 		fuse_uring_end(slot, req, 0);
 		return;
@@ -72,16 +76,18 @@ static void fuse_uring_deliver(struct fuse_uring_slot *slot)
  * Returns what the command is to be completed with, or -EIOCBQUEUED when it is
  * parked.
  */
-static int fuse_uring_feed(struct fuse_uring_slot *slot,
-			   struct io_uring_cmd *cmd)
+static int fuse_uring_feed_request(struct fuse_uring_slot *slot,
+				   struct io_uring_cmd *cmd)
 	__releases(&slot->queue->lock)
 {
 	struct fuse_uring_queue *queue = slot->queue;
+	struct fuse_conn *fc = queue->uring->fc;
 	struct fuse_req *req;
+	bool update;
 	int err;
 
 	for (;;) {
-		if (unlikely(queue->stopped))
+		if (unlikely(queue->stopped || slot->detached))
 			break;
 
 		if (!slot->req) {
@@ -115,39 +121,70 @@ static int fuse_uring_feed(struct fuse_uring_slot *slot,
 		spin_lock(&queue->lock);
 	}
 
+	err = queue->stopped ? -ENOTCONN : -ECANCELED;
 	fuse_uring_slot_to(slot, FUSE_URING_SLOT_IDLE);
+	queue->nr_cmds--;
+	update = fuse_uring_may_have_died(queue);
 	spin_unlock(&queue->lock);
-	return -ENOTCONN;
+	if (update)
+		fuse_uring_update(fc);
+	return err;
 }
 
-/* Complete a command that has been marked as cancelable */
-static int fuse_uring_done(struct io_uring_cmd *cmd, int ret,
-			   unsigned int issue_flags)
+static int fuse_uring_feed(struct fuse_uring_slot *slot,
+			   struct io_uring_cmd *cmd)
+	__releases(&slot->queue->lock)
+{
+	return unlikely(slot->is_control) ? fuse_uring_control_feed(slot, cmd) :
+					    fuse_uring_feed_request(slot, cmd);
+}
+
+/**
+ * fuse_uring_cmd_done - complete a command that has been prepared, or not yet
+ * @cmd: the command
+ * @ret: what to complete it with, or -EIOCBQUEUED when it is parked
+ * @issue_flags: as io_uring gives them
+ *
+ * Return: -EIOCBQUEUED.
+ */
+int fuse_uring_cmd_done(struct io_uring_cmd *cmd, int ret,
+			unsigned int issue_flags)
 {
 	if (ret != -EIOCBQUEUED)
 		io_uring_cmd_done(cmd, ret, 0, issue_flags);
 	return -EIOCBQUEUED;
 }
 
-/*
- * The command's way of being seen by io_uring's cancellation.  While it is in
- * our hands it is in no slot, and is not found there.
+/**
+ * fuse_uring_prepare - let io_uring's cancellation see a command
+ * @cmd: the command
+ * @slot: its slot
+ * @issue_flags: as io_uring gives them
+ *
+ * While it is in our hands it is in no slot, and is not found there.
  */
-static void fuse_uring_prepare(struct io_uring_cmd *cmd,
-			       struct fuse_uring_slot *slot,
-			       unsigned int issue_flags)
+void fuse_uring_prepare(struct io_uring_cmd *cmd, struct fuse_uring_slot *slot,
+			unsigned int issue_flags)
 {
 	*fuse_uring_pdu(cmd) = (struct fuse_uring_pdu) { .slot = slot };
 	io_uring_cmd_mark_cancelable(cmd, issue_flags);
 }
 
-/* The slot has a new command.  The queue is locked. */
-static void fuse_uring_set_task(struct fuse_uring_slot *slot,
-				struct task_struct *task)
+/**
+ * fuse_uring_set_task - the slot has a new command
+ * @slot: the slot, whose queue is locked
+ * @task: the task of that command
+ *
+ * Control slots do not count for whose queue it is: no request waits for them.
+ */
+void fuse_uring_set_task(struct fuse_uring_slot *slot,
+			 struct task_struct *task)
 {
 	struct fuse_uring_queue *queue = slot->queue;
 
 	WRITE_ONCE(slot->task, task);
+	if (slot->is_control)
+		return;
 	if (!queue->server)
 		WRITE_ONCE(queue->server, task);
 	else if (queue->server != task)
@@ -164,7 +201,7 @@ static int fuse_uring_fetch(struct io_uring_cmd *cmd,
 	bool first;
 	int err;
 
-	if (READ_ONCE(queue->server) != task) {
+	if (slot->is_control || READ_ONCE(queue->server) != task) {
 		err = fuse_uring_watch(queue->uring, task);
 		if (err)
 			return err;
@@ -180,17 +217,18 @@ static int fuse_uring_fetch(struct io_uring_cmd *cmd,
 		spin_unlock(&queue->lock);
 		return err;
 	}
-	first = !queue->live;
+	first = !slot->set->nr_registered;
 	fuse_uring_slot_to(slot, FUSE_URING_SLOT_FILL);
+	queue->nr_cmds++;
 	fuse_uring_set_task(slot, task);
 	spin_unlock(&queue->lock);
 
 	fuse_uring_prepare(cmd, slot, issue_flags);
 	if (first)
-		fuse_uring_update(queue->uring);
+		fuse_uring_update(queue->uring->fc);
 
 	spin_lock(&queue->lock);
-	return fuse_uring_done(cmd, fuse_uring_feed(slot, cmd), issue_flags);
+	return fuse_uring_cmd_done(cmd, fuse_uring_feed(slot, cmd), issue_flags);
 }
 
 /*
@@ -224,8 +262,11 @@ static int fuse_uring_read_reply(struct fuse_uring_slot *slot,
 	return 0;
 }
 
-/* Why a slot can not be committed */
-static int fuse_uring_commit_error(struct fuse_uring_slot *slot)
+/**
+ * fuse_uring_commit_error - why a slot can not be committed
+ * @slot: the slot, whose queue is locked
+ */
+int fuse_uring_commit_error(struct fuse_uring_slot *slot)
 {
 	if (slot->queue->stopped)
 		return -ENOTCONN;
@@ -235,27 +276,28 @@ static int fuse_uring_commit_error(struct fuse_uring_slot *slot)
 	return -EINVAL;
 }
 
-/* FUSE_URING_REQ_COMMIT_AND_FETCH: take the reply, and arm the slot again */
+/*
+ * FUSE_URING_REQ_COMMIT_AND_FETCH: take the reply, and arm the slot again.
+ *
+ * Called within RCU, which is what keeps the ring until the slot is found to
+ * be the server's, and leaves it.
+ */
 static int fuse_uring_commit(struct io_uring_cmd *cmd,
 			     struct fuse_uring_slot *slot, u64 commit_id,
 			     unsigned int issue_flags)
+	__releases(RCU)
 {
 	struct task_struct *task = io_uring_cmd_get_task(cmd);
 	struct fuse_uring_queue *queue = slot->queue;
+	struct fuse_conn *fc = queue->uring->fc;
 	struct fuse_out_header oh;
 	struct fuse_req *req;
 	bool first, update;
 	u32 payload_sz;
 	int err;
 
-	/* Any task may commit */
-	if (unlikely(READ_ONCE(slot->task) != task)) {
-		err = fuse_uring_watch(queue->uring, task);
-		if (err)
-			return err;
-	}
-
 	spin_lock(&queue->lock);
+	rcu_read_unlock();
 	if (unlikely(slot->state != FUSE_URING_SLOT_BUSY ||
 		     slot->commit_id != commit_id))
 		err = fuse_uring_commit_error(slot);
@@ -268,6 +310,10 @@ static int fuse_uring_commit(struct io_uring_cmd *cmd,
 
 	first = !queue->live;
 	fuse_uring_slot_to(slot, FUSE_URING_SLOT_COMMIT);
+	queue->nr_cmds++;
+	/* Adopted by another task than the one that died with it */
+	if (unlikely(!slot->registered && !slot->detached))
+		fuse_uring_slot_register(slot);
 	req = slot->req;
 	slot->req = NULL;
 	if (req)
@@ -285,7 +331,7 @@ static int fuse_uring_commit(struct io_uring_cmd *cmd,
 	if (likely(!err))
 		fuse_uring_prepare(cmd, slot, issue_flags);
 	if (unlikely(first))
-		fuse_uring_update(queue->uring);
+		fuse_uring_update(fc);
 
 	spin_lock(&queue->lock);
 	/* Gives back the credit */
@@ -293,11 +339,12 @@ static int fuse_uring_commit(struct io_uring_cmd *cmd,
 		fuse_uring_slot_revoke(slot);
 	if (unlikely(err)) {
 		fuse_uring_slot_to(slot, FUSE_URING_SLOT_IDLE);
+		queue->nr_cmds--;
 		fuse_uring_dispatch(queue);
-		update = !queue->live;
+		update = fuse_uring_may_have_died(queue);
 		spin_unlock(&queue->lock);
 		if (update)
-			fuse_uring_update(queue->uring);
+			fuse_uring_update(fc);
 		return -EBADMSG;
 	}
 
@@ -305,7 +352,7 @@ static int fuse_uring_commit(struct io_uring_cmd *cmd,
 	if (!list_empty(&queue->bg_pending))
 		fuse_uring_dispatch(queue);
 	fuse_uring_set_task(slot, task);
-	return fuse_uring_done(cmd, fuse_uring_feed(slot, cmd), issue_flags);
+	return fuse_uring_cmd_done(cmd, fuse_uring_feed(slot, cmd), issue_flags);
 }
 
 /*
@@ -316,7 +363,7 @@ static void fuse_uring_dropped(struct io_uring_cmd *cmd,
 			       unsigned int issue_flags)
 {
 	cmd->flags |= IORING_URING_CMD_CANCELABLE;
-	io_uring_cmd_done(cmd, -ENOTCONN, 0, issue_flags);
+	io_uring_cmd_done(cmd, fuse_uring_pdu(cmd)->ret, 0, issue_flags);
 }
 
 /**
@@ -332,12 +379,14 @@ void fuse_uring_sent_work(struct io_uring_cmd *cmd, unsigned int issue_flags)
 {
 	struct fuse_uring_slot *slot = fuse_uring_pdu(cmd)->slot;
 	struct fuse_uring_queue *queue = slot->queue;
+	struct fuse_conn *fc = queue->uring->fc;
 	struct fuse_req *req;
 	bool update;
 	int ret = 0;
 
 	spin_lock(&queue->lock);
 	if (unlikely(fuse_uring_pdu(cmd)->dropped)) {
+		queue->nr_cmds--;
 		spin_unlock(&queue->lock);
 		fuse_uring_dropped(cmd, issue_flags);
 		return;
@@ -346,15 +395,22 @@ void fuse_uring_sent_work(struct io_uring_cmd *cmd, unsigned int issue_flags)
 	slot->cmd = NULL;
 	if (unlikely(fuse_uring_cmd_is_dead(cmd))) {
 		req = fuse_uring_slot_revoke(slot);
+		if (req)
+			WRITE_ONCE(req->uring_queue, NULL);
+		fuse_uring_control_unsend(slot);
 		fuse_uring_slot_to(slot, FUSE_URING_SLOT_IDLE);
+		queue->nr_cmds--;
 		fuse_uring_dispatch(queue);
-		update = !queue->live;
+		update = fuse_uring_may_have_died(queue);
 		spin_unlock(&queue->lock);
 
 		if (update)
-			fuse_uring_update(queue->uring);
+			fuse_uring_update(fc);
+		else if (!req)
+			fuse_uring_control_again(fc);
 		io_uring_cmd_done(cmd, -ENOTCONN, 0, issue_flags);
-		fuse_uring_requeue(req);
+		if (req)
+			fuse_uring_requeue(req);
 		return;
 	}
 
@@ -362,7 +418,7 @@ void fuse_uring_sent_work(struct io_uring_cmd *cmd, unsigned int issue_flags)
 		fuse_uring_deliver(slot);
 	else
 		ret = fuse_uring_feed(slot, cmd);
-	fuse_uring_done(cmd, ret, issue_flags);
+	fuse_uring_cmd_done(cmd, ret, issue_flags);
 }
 
 /*
@@ -381,9 +437,10 @@ static void fuse_uring_cancel(struct io_uring_cmd *cmd,
 	struct fuse_uring_pdu *pdu = fuse_uring_pdu(cmd);
 	struct fuse_uring_slot *slot = pdu->slot;
 	struct fuse_uring_queue *queue = slot->queue;
+	struct fuse_conn *fc = queue->uring->fc;
 	bool own = io_uring_cmd_get_task(cmd) == current;
+	bool update, taken = false, unsent = false;
 	struct fuse_req *req = NULL;
-	bool update, taken = false;
 
 	spin_lock(&queue->lock);
 	if (slot->cmd == cmd) {
@@ -399,26 +456,111 @@ static void fuse_uring_cancel(struct io_uring_cmd *cmd,
 			taken = true;
 			break;
 		default:
-			req = fuse_uring_slot_unsend(slot);
+			req = fuse_uring_slot_unsend(slot, -ECANCELED);
+			if (req)
+				WRITE_ONCE(req->uring_queue, NULL);
+			unsent = true;
 			fuse_uring_dispatch(queue);
 			break;
 		}
 	}
-	if (taken && !own)
+	if (taken && !own) {
 		pdu->dropped = true;
+		pdu->ret = -ECANCELED;
+	} else if (taken) {
+		queue->nr_cmds--;
+	}
 	if (pdu->dropped)
 		cmd->flags &= ~IORING_URING_CMD_CANCELABLE;
-	update = !queue->live;
+	update = fuse_uring_may_have_died(queue);
 	spin_unlock(&queue->lock);
 
 	if (update)
-		fuse_uring_update(queue->uring);
+		fuse_uring_update(fc);
+	else if (unsent && !req)
+		fuse_uring_control_again(fc);
 	if (taken && own)
 		io_uring_cmd_done(cmd, -ECANCELED, 0, issue_flags);
 	else if (taken)
 		io_uring_cmd_complete_in_task(cmd, fuse_uring_sent_work);
 	if (req)
 		fuse_uring_requeue(req);
+}
+
+/* What a command says of the slot that it is about, each field read once */
+static void fuse_uring_read_cmd(struct io_uring_cmd *cmd,
+				struct fuse_uring_req_cmd *ureq)
+{
+	const struct fuse_uring_req_cmd *shared = io_uring_sqe_cmd(cmd->sqe);
+
+	ureq->commit_id = READ_ONCE(shared->commit_id);
+	ureq->qid = READ_ONCE(shared->qid);
+	ureq->slot = READ_ONCE(shared->slot);
+	ureq->flags = READ_ONCE(shared->flags);
+}
+
+static __always_inline struct fuse_uring_slot *
+fuse_uring_find_slot(struct fuse_uring *uring,
+		     const struct fuse_uring_req_cmd *ureq)
+{
+	struct fuse_uring_queue *queue;
+	unsigned int nr_slots;
+
+	if (unlikely(!uring))
+		return ERR_PTR(-EOPNOTSUPP);
+	if (unlikely(ureq->flags || ureq->qid >= uring->nr_queues))
+		return ERR_PTR(-EINVAL);
+	queue = uring->queues[array_index_nospec(ureq->qid, uring->nr_queues)];
+	nr_slots = fuse_uring_nr_slots(uring);
+	if (unlikely(ureq->slot >= nr_slots))
+		return ERR_PTR(-EINVAL);
+
+	return &queue->slots[array_index_nospec(ureq->slot, nr_slots)];
+}
+
+/* The commands other than FUSE_URING_REQ_COMMIT_AND_FETCH */
+static int fuse_uring_other_cmd(struct io_uring_cmd *cmd,
+				struct fuse_uring *uring,
+				const struct fuse_uring_req_cmd *ureq,
+				unsigned int issue_flags)
+{
+	struct fuse_uring_slot *slot = fuse_uring_find_slot(uring, ureq);
+
+	if (IS_ERR(slot))
+		return PTR_ERR(slot);
+
+	switch (cmd->cmd_op) {
+	case FUSE_URING_REQ_FETCH:
+		if (ureq->commit_id)
+			return -EINVAL;
+		return fuse_uring_fetch(cmd, slot, issue_flags);
+	case FUSE_URING_REQ_NOTIFY:
+		if (ureq->commit_id || ureq->qid || ureq->slot)
+			return -EINVAL;
+		return fuse_uring_notify(cmd, uring, issue_flags);
+	case FUSE_URING_REQ_DETACH:
+		if (ureq->commit_id || ureq->slot)
+			return -EINVAL;
+		return fuse_uring_queue_detach(slot->queue);
+	default:
+		return -EOPNOTSUPP;
+	}
+}
+
+/* Any task may commit, and those that do are watched */
+static int fuse_uring_watch_current(struct io_uring_cmd *cmd,
+				    struct fuse_conn *fc)
+{
+	struct fuse_uring *uring = fuse_uring_get(fc);
+	int err;
+
+	if (!uring)
+		return -EOPNOTSUPP;
+
+	err = fuse_uring_watch(uring, io_uring_cmd_get_task(cmd));
+	fuse_uring_put(uring);
+
+	return err;
 }
 
 /**
@@ -432,45 +574,54 @@ static void fuse_uring_cancel(struct io_uring_cmd *cmd,
  */
 int fuse_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
 {
-	const struct fuse_uring_req_cmd *ureq;
-	struct fuse_uring_queue *queue;
+	struct fuse_uring_req_cmd ureq;
 	struct fuse_uring_slot *slot;
 	struct fuse_uring *uring;
+	bool watched = false;
 	struct fuse_dev *fud;
-	unsigned int qid, index;
-	u64 commit_id;
+	int ret;
 
 	if (unlikely(issue_flags & IO_URING_F_CANCEL)) {
-		fuse_uring_cancel(cmd, issue_flags);
+		if (cmd->cmd_op == FUSE_URING_REQ_NOTIFY)
+			fuse_uring_notify_cancel(cmd, issue_flags);
+		else
+			fuse_uring_cancel(cmd, issue_flags);
 		return 0;
 	}
 
 	fud = fuse_get_dev(cmd->file);
-	uring = fud ? fuse_uring_get(fud->fc) : NULL;
-	if (!uring)
+	if (!fud)
 		return -EOPNOTSUPP;
 
-	ureq = io_uring_sqe_cmd(cmd->sqe);
-	commit_id = READ_ONCE(ureq->commit_id);
-	qid = READ_ONCE(ureq->qid);
-	index = READ_ONCE(ureq->slot);
-	if (READ_ONCE(ureq->flags))
-		return -EINVAL;
-	if (qid >= uring->nr_queues)
-		return -EINVAL;
-	queue = uring->queues[array_index_nospec(qid, uring->nr_queues)];
-	if (index >= uring->queue_depth)
-		return -EINVAL;
-	slot = &queue->slots[array_index_nospec(index, uring->queue_depth)];
-
-	switch (cmd->cmd_op) {
-	case FUSE_URING_REQ_FETCH:
-		if (commit_id)
-			return -EINVAL;
-		return fuse_uring_fetch(cmd, slot, issue_flags);
-	case FUSE_URING_REQ_COMMIT_AND_FETCH:
-		return fuse_uring_commit(cmd, slot, commit_id, issue_flags);
-	default:
-		return -EOPNOTSUPP;
+	fuse_uring_read_cmd(cmd, &ureq);
+	if (unlikely(cmd->cmd_op != FUSE_URING_REQ_COMMIT_AND_FETCH)) {
+		uring = fuse_uring_get(fud->fc);
+		if (!uring)
+			return -EOPNOTSUPP;
+		ret = fuse_uring_other_cmd(cmd, uring, &ureq, issue_flags);
+		fuse_uring_put(uring);
+		return ret;
 	}
+
+again:
+	rcu_read_lock();
+	slot = fuse_uring_find_slot(fuse_uring_rcu(fud->fc), &ureq);
+	if (IS_ERR(slot)) {
+		rcu_read_unlock();
+		return PTR_ERR(slot);
+	}
+	if (unlikely(READ_ONCE(slot->task) != io_uring_cmd_get_task(cmd)) &&
+	    !watched) {
+		rcu_read_unlock();
+		ret = fuse_uring_watch_current(cmd, fud->fc);
+		if (ret)
+			return ret;
+		watched = true;
+		goto again;
+	}
+
+	if (unlikely(slot->is_control))
+		return fuse_uring_control_commit(cmd, slot, ureq.commit_id,
+						 issue_flags);
+	return fuse_uring_commit(cmd, slot, ureq.commit_id, issue_flags);
 }

@@ -7,6 +7,8 @@
  *   uring_map.c    which CPU sends its requests to which queue
  *   uring_queue.c  a request's way into a slot
  *   uring_cmd.c    commands of the server: a request's way out of a slot
+ *   uring_control.c  forgets and interrupts, in slots of their own
+ *   uring_notify.c  notifications
  *   uring_copy.c   bytes of a request into a slot, bytes of a reply out of it
  *   uring_watch.c  the death of a server's thread
  *   uring_stats.c  statistics file in the control filesystem
@@ -54,7 +56,8 @@
  *  IDLE   -> FILL    FETCH
  *  READY  -> FILL    a synchronous request is copied in by its requester
  *  READY  -> SENT    a request is left to the server to copy in
- *  READY  -> IDLE    the command was cancelled or the server's task has died
+ *  READY  -> IDLE    the command was cancelled, the server's task has died or
+ *                    has detached the queue
  *  FILL   -> READY   nothing to do for the command, or the copy has failed
  *  FILL   -> SENT    copied in by the requester
  *  FILL   -> BUSY    copied in by the server's command, which then completes
@@ -66,7 +69,8 @@
  *  BUSY   -> IDLE    the connection has ended
  *  COMMIT -> READY   the reply has been taken, and nothing waits
  *  COMMIT -> FILL    the reply has been taken, and the next request follows
- *  COMMIT -> IDLE    the reply was bad, or the connection has ended
+ *  COMMIT -> IDLE    the reply was bad, the queue has been detached, or the
+ *                    connection has ended
  *
  * All transitions are made by fuse_uring_slot_to() under queue->lock.
  */
@@ -80,29 +84,48 @@ enum fuse_uring_slot_state {
 };
 
 struct fuse_uring_queue;
+struct fuse_uring_slots;
+
+/* What a control slot carries, or has been sent for */
+enum fuse_uring_control {
+	FUSE_URING_CONTROL_NONE,
+	FUSE_URING_CONTROL_FORGET,
+	FUSE_URING_CONTROL_INTERRUPT,
+};
 
 struct fuse_uring_slot {
 	/* Immutable */
 	struct fuse_uring_queue *queue;
+	struct fuse_uring_slots *set;
 	struct fuse_uring_req_header *hdr;
 	void *payload;
 	u32 payload_offset;
 	u16 index;
+	bool is_control;
 
 	/* Under queue->lock */
 	u8 state;
+	/* Control slots: SENT for this, or holds it */
+	u8 control;
 	/* SENT: copied in already */
 	bool filled;
 	/* Holds one of the queue's background credits */
 	bool background;
-	/* BUSY: the task it was delivered to has died */
-	bool orphan;
+	/* Counts for its queue, has not been withdrawn */
+	bool registered;
+	/* Is to be disarmed when it comes back from the server */
+	bool detached;
 	/* Not IDLE: the task whose command it was last, only to be compared */
 	struct task_struct *task;
 	struct io_uring_cmd *cmd;
 	struct fuse_req *req;
 	u64 commit_id;
 	struct list_head ready;
+
+	/* BUSY: since when, in jiffies, and what it is when there is no req */
+	unsigned long since;
+	u32 opcode;
+	u64 unique;
 } ____cacheline_aligned_in_smp;
 
 /**
@@ -136,10 +159,19 @@ struct fuse_uring_queue_stats {
 	u64 spills;
 };
 
+/* The slots of a queue that are of one kind, under queue->lock */
+struct fuse_uring_slots {
+	/* Slots that count, that are READY, and a list of the latter */
+	unsigned int nr_registered;
+	unsigned int nr_ready;
+	struct list_head ready;
+};
+
 struct fuse_uring_queue {
 	/* Immutable */
 	struct fuse_uring *uring;
 	struct fuse_uring_mem *mem;
+	/* The ordinary ones, then the control slots */
 	struct fuse_uring_slot *slots;
 	u16 qid;
 	int node;
@@ -152,15 +184,18 @@ struct fuse_uring_queue {
 
 	/* Has registered slots, and takes requests */
 	bool live;
-	/* The connection has ended */
+	/* The connection has ended, or has another ring */
 	bool stopped;
+	/* Commands that have been prepared and are not completed */
+	unsigned int nr_cmds;
 	/* Whose turn it is when both lists have requests */
 	bool background_next;
 
-	/* Slots that are not IDLE nor orphans, that are READY, and their list */
-	unsigned int nr_registered;
-	unsigned int nr_ready;
-	struct list_head ready;
+	struct fuse_uring_slots ordinary;
+	struct fuse_uring_slots control;
+
+	/* A control slot carries forgets, or is SENT for them */
+	bool forgetting;
 
 	/* Background requests in slots */
 	unsigned int nr_background;
@@ -184,15 +219,43 @@ struct fuse_uring_queue {
 #define FUSE_URING_MANY		((struct task_struct *)1UL)
 
 /**
+ * struct fuse_uring_messages - messages for control slots
+ * @active: there are control slots that may carry them
+ * @interrupts: requests to tell the server of, by their intr_entry
+ * @forgets: head of the list of forgets, @forgets_tail its last one
+ * @forgets_tail: where the next one goes to
+ * @nr_forgets: length of that list
+ * @forgets_wait: no queue could take any, so there is no use in asking again
+ *	until one has done so
+ * @nr_sent: control slots that are SENT for forgets
+ * @stat_forgets: FORGET and BATCH_FORGET messages that were sent
+ * @stat_interrupts: INTERRUPT messages that were sent
+ */
+struct fuse_uring_messages {
+	bool active;
+	struct list_head interrupts;
+	struct fuse_forget_link forgets;
+	struct fuse_forget_link *forgets_tail;
+	unsigned int nr_forgets;
+	bool forgets_wait;
+	atomic_t nr_sent;
+	u64 stat_forgets;
+	u64 stat_interrupts;
+};
+
+/**
  * struct fuse_uring - the ring of a connection
- * @fc: the connection, which owns the ring
+ * @ref: held by the connection, and by commands and ioctls that sleep
+ * @fc: the connection, which lives longer
  * @nr_queues: length of @queues
- * @queue_depth: slots per queue
+ * @queue_depth: ordinary slots per queue
+ * @nr_control: control slots per queue
  * @max_background: slots of a queue that background requests may hold
  * @payload_size: what the server asked for, in whole pages
  * @payload_area: bytes of a slot's payload area, see FUSE_URING_PAYLOAD_SLACK
  * @mmap_size: bytes of a queue's memory
  * @payload_offset: where its payload areas begin
+ * @control_offset: where the payload areas of control slots begin
  * @cpu_home: for each possible CPU the queue that is its own
  * @cpu_map: for each possible CPU the live queue that takes its requests;
  *	written under fiq->lock, read without
@@ -200,25 +263,35 @@ struct fuse_uring_queue {
  * @scratch: for fuse_uring_map_update(), under fiq->lock
  * @active: at least one queue is live, new requests go to the ring only;
  *	under fiq->lock
+ * @control: forgets and interrupts, under fiq->lock
+ * @held: requests that were in the hands of a server that has died, and that
+ *	had another ring; under fiq->lock
+ * @notifier: notifications; also those of the connection's other rings
  * @dev: messages over /dev/fuse
  * @watch_mutex: protects @watches
  * @watches: the tasks that have armed slots
  * @queues: the queues
  */
 struct fuse_uring {
+	refcount_t ref;
 	struct fuse_conn *fc;
 	unsigned int nr_queues;
 	unsigned int queue_depth;
+	unsigned int nr_control;
 	unsigned int max_background;
 	unsigned int payload_size;
 	unsigned int payload_area;
 	u64 mmap_size;
 	u64 payload_offset;
+	u64 control_offset;
 	u16 *cpu_home;
 	u16 *cpu_map;
 	u16 *by_node;
 	u16 *scratch;
 	bool active;
+	struct fuse_uring_messages control;
+	struct list_head held;
+	struct fuse_uring_notifier *notifier;
 	atomic64_t dev[FUSE_URING_DEV_NR];
 	struct mutex watch_mutex;	/* protects watches */
 	struct list_head watches;
@@ -231,9 +304,19 @@ struct fuse_uring {
  */
 #define FUSE_URING_PAYLOAD_SLACK	PAGE_SIZE
 
+static inline unsigned int fuse_uring_nr_slots(const struct fuse_uring *uring)
+{
+	return uring->queue_depth + uring->nr_control;
+}
+
 /* A slot's headers do not share a cache line with another slot's */
 #define FUSE_URING_HEADER_STRIDE \
 	ALIGN(sizeof(struct fuse_uring_req_header), SMP_CACHE_BYTES)
+
+/* The payload area of a control slot, and the forgets it has room for */
+#define FUSE_URING_CONTROL_AREA		PAGE_SIZE
+#define FUSE_URING_MAX_FORGETS \
+	(FUSE_URING_CONTROL_AREA / sizeof(struct fuse_forget_one))
 
 /* Unique ids: bit 0 marks interrupts, bit 63 resent requests */
 #define FUSE_URING_UNIQUE		BIT_ULL(62)
@@ -244,11 +327,12 @@ struct fuse_uring {
  * What a command carries while it is parked or its task work is under way
  *
  * @slot: the slot it was given for
- * @dropped: the slot has let go of it, task work is under way to complete it.
- *	Under queue->lock.
+ * @dropped: the slot has let go of it, task work is under way to complete it
+ *	with @ret.  Under queue->lock.
  */
 struct fuse_uring_pdu {
 	struct fuse_uring_slot *slot;
+	int ret;
 	bool dropped;
 };
 
@@ -257,30 +341,61 @@ static inline struct fuse_uring_pdu *fuse_uring_pdu(struct io_uring_cmd *cmd)
 	return io_uring_cmd_to_pdu(cmd, struct fuse_uring_pdu);
 }
 
-static inline struct fuse_uring *fuse_uring_get(struct fuse_conn *fc)
+/*
+ * A server that sets up a ring replaces the one before, of which nothing is in
+ * use any more.  What keeps a ring from that are its slots that are not IDLE
+ * and its commands that are not completed; fiq->lock; a reference; and until
+ * one of its queues is locked, in order to have one of the former, RCU.
+ */
+static inline struct fuse_uring *fuse_uring_rcu(struct fuse_conn *fc)
 {
-	/* Pairs with smp_store_release() in fuse_uring_publish() */
-	return smp_load_acquire(&fc->uring);
+	return rcu_dereference(fc->uring);
+}
+
+static inline struct fuse_uring *fuse_uring_locked(struct fuse_conn *fc)
+{
+	return rcu_dereference_protected(fc->uring,
+					 lockdep_is_held(&fc->iq.lock));
 }
 
 extern const u8 fuse_uring_slot_next[];
+void fuse_uring_slot_drop(struct fuse_uring_slot *slot, int ret);
 struct fuse_req *fuse_uring_pick(struct fuse_uring_queue *queue);
 struct fuse_uring_queue *fuse_uring_other_queue(struct fuse_uring *uring,
 						struct fuse_uring_queue *own);
 
 /* A slot counts for its queue being live, or does so no longer */
-static inline void fuse_uring_slot_register(struct fuse_uring_queue *queue)
+static inline void fuse_uring_slot_register(struct fuse_uring_slot *slot)
 {
-	if (!queue->nr_registered++ && !queue->stopped)
+	struct fuse_uring_queue *queue = slot->queue;
+
+	slot->registered = true;
+	if (!slot->set->nr_registered++ && !slot->is_control && !queue->stopped)
 		WRITE_ONCE(queue->live, true);
 }
 
-static inline void fuse_uring_slot_unregister(struct fuse_uring_queue *queue)
+static inline void fuse_uring_slot_unregister(struct fuse_uring_slot *slot)
 {
-	if (!--queue->nr_registered) {
+	struct fuse_uring_queue *queue = slot->queue;
+
+	if (!slot->registered)
+		return;
+
+	slot->registered = false;
+	if (!--slot->set->nr_registered && !slot->is_control) {
 		WRITE_ONCE(queue->live, false);
 		WRITE_ONCE(queue->server, NULL);
 	}
+}
+
+/*
+ * Whether the map may have to be told of what has become of a slot, see
+ * fuse_uring_update()
+ */
+static inline bool fuse_uring_may_have_died(struct fuse_uring_queue *queue)
+{
+	return !queue->live ||
+		(queue->uring->nr_control && !queue->control.nr_registered);
 }
 
 /**
@@ -296,27 +411,27 @@ static inline void fuse_uring_slot_unregister(struct fuse_uring_queue *queue)
 static inline void fuse_uring_slot_to(struct fuse_uring_slot *slot,
 				      enum fuse_uring_slot_state state)
 {
-	struct fuse_uring_queue *queue = slot->queue;
+	struct fuse_uring_slots *set = slot->set;
 
-	lockdep_assert_held(&queue->lock);
+	lockdep_assert_held(&slot->queue->lock);
 	WARN_ON_ONCE(!(fuse_uring_slot_next[slot->state] & BIT(state)));
 
 	if (slot->state == FUSE_URING_SLOT_READY) {
 		list_del(&slot->ready);
-		WRITE_ONCE(queue->nr_ready, queue->nr_ready - 1);
-	} else if (slot->state == FUSE_URING_SLOT_IDLE || slot->orphan) {
-		slot->orphan = false;
-		fuse_uring_slot_register(queue);
+		WRITE_ONCE(set->nr_ready, set->nr_ready - 1);
+	} else if (slot->state == FUSE_URING_SLOT_IDLE) {
+		slot->detached = false;
+		fuse_uring_slot_register(slot);
 	}
 
 	slot->state = state;
 
 	if (state == FUSE_URING_SLOT_READY) {
 		/* The last one that was used is the one in the caches */
-		list_add(&slot->ready, &queue->ready);
-		WRITE_ONCE(queue->nr_ready, queue->nr_ready + 1);
+		list_add(&slot->ready, &set->ready);
+		WRITE_ONCE(set->nr_ready, set->nr_ready + 1);
 	} else if (state == FUSE_URING_SLOT_IDLE) {
-		fuse_uring_slot_unregister(queue);
+		fuse_uring_slot_unregister(slot);
 	}
 }
 
@@ -339,6 +454,23 @@ static inline struct fuse_uring_queue *fuse_uring_route(struct fuse_uring *uring
 	return queue;
 }
 
+/* The unique id of the next message of a queue, which is locked */
+static inline u64 fuse_uring_unique(struct fuse_uring_queue *queue)
+{
+	u64 seq = queue->next_seq++ & FUSE_URING_UNIQUE_SEQ_MASK;
+
+	return FUSE_URING_UNIQUE |
+		(u64)queue->qid << FUSE_URING_UNIQUE_QID_SHIFT |
+		seq * FUSE_REQ_ID_STEP;
+}
+
+/* Whether the slot is in the hands of a task that has died */
+static inline bool fuse_uring_slot_is_orphan(const struct fuse_uring_slot *slot)
+{
+	return slot->state == FUSE_URING_SLOT_BUSY && !slot->registered &&
+		!slot->detached;
+}
+
 /* The next request that waits on the queue and may have a slot */
 static inline struct fuse_req *fuse_uring_next(struct fuse_uring_queue *queue)
 {
@@ -347,6 +479,36 @@ static inline struct fuse_req *fuse_uring_next(struct fuse_uring_queue *queue)
 
 	return fuse_uring_pick(queue);
 }
+
+/*
+ * A task that exits never runs the task work that would tell it of a request,
+ * or only when its io_uring is gone.
+ */
+static inline bool fuse_uring_task_exits(struct io_uring_cmd *cmd)
+{
+	return READ_ONCE(io_uring_cmd_get_task(cmd)->flags) & PF_EXITING;
+}
+
+/* A slot for what is sent now, NULL when there is none.  The queue is locked. */
+static inline struct fuse_uring_slot *
+fuse_uring_ready_slot(struct fuse_uring_slots *set)
+{
+	struct fuse_uring_slot *slot;
+
+	while (!list_empty(&set->ready)) {
+		slot = list_first_entry(&set->ready, struct fuse_uring_slot,
+					ready);
+		if (likely(!fuse_uring_task_exits(slot->cmd)))
+			return slot;
+		fuse_uring_slot_drop(slot, -ENOTCONN);
+	}
+
+	return NULL;
+}
+
+/* uring.c */
+struct fuse_uring *fuse_uring_get(struct fuse_conn *fc);
+void fuse_uring_put(struct fuse_uring *uring);
 
 /* uring_mem.c */
 struct fuse_uring_mem *fuse_uring_mem_alloc(u64 size, int node);
@@ -364,22 +526,63 @@ struct fuse_uring_queue *fuse_uring_queue_alloc(struct fuse_uring *uring,
 						u16 qid, int node,
 						unsigned int nr_cpus);
 void fuse_uring_queue_free(struct fuse_uring_queue *queue);
+void fuse_uring_slot_send(struct fuse_uring_slot *slot);
 void fuse_uring_slot_assign(struct fuse_uring_slot *slot, struct fuse_req *req);
 struct fuse_req *fuse_uring_slot_revoke(struct fuse_uring_slot *slot);
-struct fuse_req *fuse_uring_slot_unsend(struct fuse_uring_slot *slot);
+struct fuse_req *fuse_uring_slot_unsend(struct fuse_uring_slot *slot, int ret);
 void fuse_uring_end(struct fuse_uring_slot *slot, struct fuse_req *req,
 		    int error);
+bool fuse_uring_retire(struct fuse_uring *uring, struct fuse_uring *by);
 void fuse_uring_dispatch(struct fuse_uring_queue *queue);
-void fuse_uring_update(struct fuse_uring *uring);
+void fuse_uring_update(struct fuse_conn *fc);
 void fuse_uring_requeue(struct fuse_req *req);
 void fuse_uring_queue_withdraw(struct fuse_uring_queue *queue,
 			       struct task_struct *task);
+int fuse_uring_queue_detach(struct fuse_uring_queue *queue);
 
 /* uring_cmd.c */
 void fuse_uring_sent_work(struct io_uring_cmd *cmd, unsigned int issue_flags);
 
+int fuse_uring_cmd_done(struct io_uring_cmd *cmd, int ret,
+			unsigned int issue_flags);
+int fuse_uring_commit_error(struct fuse_uring_slot *slot);
+void fuse_uring_prepare(struct io_uring_cmd *cmd, struct fuse_uring_slot *slot,
+			unsigned int issue_flags);
+void fuse_uring_set_task(struct fuse_uring_slot *slot,
+			 struct task_struct *task);
+
+/* uring_control.c */
+void fuse_uring_control_init(struct fuse_uring_messages *msgs);
+void fuse_uring_control_update(struct fuse_uring *uring);
+void fuse_uring_control_abort(struct fuse_uring *uring);
+void fuse_uring_control_again(struct fuse_conn *fc);
+void fuse_uring_control_unsend(struct fuse_uring_slot *slot);
+int fuse_uring_control_feed(struct fuse_uring_slot *slot,
+			    struct io_uring_cmd *cmd)
+	__releases(&slot->queue->lock);
+int fuse_uring_control_commit(struct io_uring_cmd *cmd,
+			      struct fuse_uring_slot *slot, u64 commit_id,
+			      unsigned int issue_flags)
+	__releases(RCU);
+void fuse_uring_send_forget(struct fuse_iqueue *fiq,
+			    struct fuse_forget_link *link);
+void fuse_uring_send_interrupt(struct fuse_iqueue *fiq, struct fuse_req *req);
+
+/* uring_notify.c */
+struct fuse_uring_notifier *fuse_uring_notifier_alloc(struct fuse_conn *fc);
+struct fuse_uring_notifier *
+fuse_uring_notifier_get(struct fuse_uring_notifier *nt);
+void fuse_uring_notifier_put(struct fuse_uring_notifier *nt);
+void fuse_uring_notifier_abort(struct fuse_uring_notifier *nt);
+u64 fuse_uring_notifier_count(struct fuse_uring_notifier *nt);
+int fuse_uring_notify(struct io_uring_cmd *cmd, struct fuse_uring *uring,
+		      unsigned int issue_flags);
+void fuse_uring_notify_cancel(struct io_uring_cmd *cmd,
+			      unsigned int issue_flags);
+
 /* uring_watch.c */
 int fuse_uring_watch(struct fuse_uring *uring, struct task_struct *task);
+void fuse_uring_watch_reap(struct fuse_uring *uring);
 void fuse_uring_watch_free_all(struct fuse_uring *uring);
 
 /* uring_copy.c */

@@ -269,7 +269,7 @@ struct fuse_uring_queue *fuse_uring_other_queue(struct fuse_uring *uring,
 
 static bool fuse_uring_has_room(struct fuse_uring_queue *queue)
 {
-	return READ_ONCE(queue->nr_ready) &&
+	return READ_ONCE(queue->ordinary.nr_ready) &&
 		READ_ONCE(queue->nr_background) < queue->uring->max_background;
 }
 
@@ -300,7 +300,7 @@ struct fuse_uring_queue *fuse_uring_spill(struct fuse_uring_queue *queue)
 		if (other->node != queue->node || !fuse_uring_has_room(other))
 			continue;
 		if (!best ||
-		    READ_ONCE(other->nr_ready) > READ_ONCE(best->nr_ready))
+		    READ_ONCE(other->ordinary.nr_ready) > READ_ONCE(best->ordinary.nr_ready))
 			best = other;
 	}
 

@@ -143,30 +143,14 @@ static const struct file_operations fuse_uring_mem_fops = {
 	.release	= fuse_uring_mem_file_release,
 };
 
-/**
- * fuse_uring_mmap - map the memory of a queue
- * @file: a /dev/fuse file of a connection that has a ring
- * @vma: the whole of one queue's memory, shared and not executable
- *
- * The mapping keeps the memory, but not @file: closing the last descriptor
- * ends the connection, mapped or not.
- *
- * Return: 0, -ENODEV when there is no ring, -EINVAL when the range is not that
- * of a queue or the mapping not shared, -EPERM when it is executable, -ENOMEM.
- */
-int fuse_uring_mmap(struct file *file, struct vm_area_struct *vma)
+static int fuse_uring_map_queue(struct fuse_uring *uring,
+				struct vm_area_struct *vma)
 {
-	struct fuse_dev *fud = fuse_get_dev(file);
 	u64 offset = (u64)vma->vm_pgoff << PAGE_SHIFT;
-	struct fuse_uring *uring;
 	struct fuse_uring_mem *mem;
 	struct file *memfile;
 	unsigned long nr;
 	u64 qid;
-
-	uring = fud ? fuse_uring_get(fud->fc) : NULL;
-	if (!uring)
-		return -ENODEV;
 
 	qid = div64_u64(offset, uring->mmap_size);
 	if (qid >= uring->nr_queues || qid * uring->mmap_size != offset ||
@@ -192,4 +176,31 @@ int fuse_uring_mmap(struct file *file, struct vm_area_struct *vma)
 		     VM_MAYEXEC);
 	nr = mem->nr_pages;
 	return vm_insert_pages(vma, vma->vm_start, mem->pages, &nr);
+}
+
+/**
+ * fuse_uring_mmap - map the memory of a queue
+ * @file: a /dev/fuse file of a connection that has a ring
+ * @vma: the whole of one queue's memory, shared and not executable
+ *
+ * The mapping keeps the memory, but not @file: closing the last descriptor
+ * ends the connection, mapped or not.
+ *
+ * Return: 0, -ENODEV when there is no ring, -EINVAL when the range is not that
+ * of a queue or the mapping not shared, -EPERM when it is executable, -ENOMEM.
+ */
+int fuse_uring_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	struct fuse_dev *fud = fuse_get_dev(file);
+	struct fuse_uring *uring;
+	int err;
+
+	uring = fud ? fuse_uring_get(fud->fc) : NULL;
+	if (!uring)
+		return -ENODEV;
+
+	err = fuse_uring_map_queue(uring, vma);
+	fuse_uring_put(uring);
+
+	return err;
 }

@@ -122,51 +122,33 @@ struct fuse_req *fuse_uring_pick(struct fuse_uring_queue *queue)
 	return req;
 }
 
-/*
- * A task that exits never runs the task work that would tell it of a request,
- * or only when its io_uring is gone.
- */
-static bool fuse_uring_task_exits(struct io_uring_cmd *cmd)
-{
-	return READ_ONCE(io_uring_cmd_get_task(cmd)->flags) & PF_EXITING;
-}
-
-/* Take the command from a slot.  It is completed by task work. */
-static void fuse_uring_cmd_drop(struct fuse_uring_slot *slot)
+/* Take the command from a slot.  It is completed by task work, with @ret. */
+static void fuse_uring_cmd_drop(struct fuse_uring_slot *slot, int ret)
 {
 	struct io_uring_cmd *cmd = slot->cmd;
 
 	slot->cmd = NULL;
 	fuse_uring_pdu(cmd)->dropped = true;
+	fuse_uring_pdu(cmd)->ret = ret;
 	io_uring_cmd_complete_in_task(cmd, fuse_uring_sent_work);
 }
 
-/* Disarm a slot that is READY */
-static void fuse_uring_slot_drop(struct fuse_uring_slot *slot)
+/**
+ * fuse_uring_slot_drop - disarm a slot
+ * @slot: the slot, which is READY and whose queue is locked
+ * @ret: what to complete its command with
+ */
+void fuse_uring_slot_drop(struct fuse_uring_slot *slot, int ret)
 {
-	fuse_uring_cmd_drop(slot);
+	fuse_uring_cmd_drop(slot, ret);
 	fuse_uring_slot_to(slot, FUSE_URING_SLOT_IDLE);
 }
 
-/* A slot for a request that is sent now, NULL when there is none */
-static struct fuse_uring_slot *
-fuse_uring_ready_slot(struct fuse_uring_queue *queue)
-{
-	struct fuse_uring_slot *slot;
-
-	while (!list_empty(&queue->ready)) {
-		slot = list_first_entry(&queue->ready, struct fuse_uring_slot,
-					ready);
-		if (likely(!fuse_uring_task_exits(slot->cmd)))
-			return slot;
-		fuse_uring_slot_drop(slot);
-	}
-
-	return NULL;
-}
-
-/* Leave a slot's request to the server's task to copy in */
-static void fuse_uring_slot_send(struct fuse_uring_slot *slot)
+/**
+ * fuse_uring_slot_send - leave it to the server's task to copy in
+ * @slot: the slot, which is READY and whose queue is locked
+ */
+void fuse_uring_slot_send(struct fuse_uring_slot *slot)
 {
 	fuse_uring_slot_to(slot, FUSE_URING_SLOT_SENT);
 	io_uring_cmd_do_in_task_lazy(slot->cmd, fuse_uring_sent_work);
@@ -186,7 +168,7 @@ void fuse_uring_dispatch(struct fuse_uring_queue *queue)
 
 	lockdep_assert_held(&queue->lock);
 
-	while ((slot = fuse_uring_ready_slot(queue))) {
+	while ((slot = fuse_uring_ready_slot(&queue->ordinary))) {
 		req = fuse_uring_pick(queue);
 		if (!req)
 			break;
@@ -204,6 +186,8 @@ static void fuse_uring_fill(struct fuse_uring_slot *slot, struct fuse_req *req)
 {
 	struct fuse_uring_queue *queue = slot->queue;
 	struct io_uring_cmd *cmd;
+	struct fuse_conn *fc = req->fm->fc;
+	unsigned int qid, index;
 	bool update;
 	int err;
 
@@ -219,7 +203,11 @@ static void fuse_uring_fill(struct fuse_uring_slot *slot, struct fuse_req *req)
 		return;
 	}
 
+	/* From here on nothing may keep the ring */
+	qid = queue->qid;
+	index = slot->index;
 	fuse_uring_slot_revoke(slot);
+	WRITE_ONCE(req->uring_queue, NULL);
 	if (queue->stopped)
 		err = -ECONNABORTED;
 	if (cmd)
@@ -227,18 +215,21 @@ static void fuse_uring_fill(struct fuse_uring_slot *slot, struct fuse_req *req)
 	else
 		fuse_uring_slot_to(slot, FUSE_URING_SLOT_IDLE);
 	if (cmd && queue->stopped)
-		fuse_uring_slot_drop(slot);
+		fuse_uring_slot_drop(slot, -ENOTCONN);
 	else
 		fuse_uring_dispatch(queue);
-	update = !queue->live;
+	update = fuse_uring_may_have_died(queue);
 	spin_unlock(&queue->lock);
 
 	if (update)
-		fuse_uring_update(queue->uring);
-	if (err)
-		fuse_uring_end(slot, req, err);
-	else
+		fuse_uring_update(fc);
+	if (!err) {
 		fuse_uring_requeue(req);
+		return;
+	}
+	req->out.h.error = err;
+	trace_fuse_uring_end(req, qid, index);
+	fuse_request_end(req);
 }
 
 /* The request becomes one of this queue */
@@ -255,13 +246,8 @@ static void fuse_uring_enter(struct fuse_uring_queue *queue,
 			queue->stats.noreply++;
 	}
 
-	if (req->in.h.opcode != FUSE_NOTIFY_REPLY && !req->in.h.unique) {
-		u64 seq = queue->next_seq++ & FUSE_URING_UNIQUE_SEQ_MASK;
-
-		req->in.h.unique = FUSE_URING_UNIQUE |
-			(u64)queue->qid << FUSE_URING_UNIQUE_QID_SHIFT |
-			seq * FUSE_REQ_ID_STEP;
-	}
+	if (req->in.h.opcode != FUSE_NOTIFY_REPLY && !req->in.h.unique)
+		req->in.h.unique = fuse_uring_unique(queue);
 	WRITE_ONCE(req->uring_queue, queue);
 }
 
@@ -280,18 +266,19 @@ static void fuse_uring_wait(struct fuse_uring_queue *queue,
 }
 
 /* Queue a request, unless the queue it was routed to is not live any more */
-static bool fuse_uring_try_queue_req(struct fuse_uring *uring,
-				     struct fuse_req *req)
+static bool fuse_uring_try_queue_req(struct fuse_conn *fc, struct fuse_req *req)
 {
 	bool background = test_bit(FR_BACKGROUND, &req->flags);
 	struct fuse_uring_queue *queue, *home;
 	struct fuse_uring_slot *slot = NULL;
 	bool update;
 
-	home = fuse_uring_route(uring);
+	rcu_read_lock();
+	home = fuse_uring_route(fuse_uring_rcu(fc));
 	queue = background ? fuse_uring_spill(home) : home;
 
 	spin_lock(&queue->lock);
+	rcu_read_unlock();
 	if (unlikely(!queue->live)) {
 		spin_unlock(&queue->lock);
 		return false;
@@ -302,14 +289,14 @@ static bool fuse_uring_try_queue_req(struct fuse_uring *uring,
 		queue->stats.spills++;
 
 	if (!background || fuse_uring_has_credit(queue))
-		slot = fuse_uring_ready_slot(queue);
+		slot = fuse_uring_ready_slot(&queue->ordinary);
 	if (!slot) {
 		fuse_uring_wait(queue, req);
 		update = !queue->live;
 		spin_unlock(&queue->lock);
 		/* Its last slot was one of a task that exits */
 		if (unlikely(update))
-			fuse_uring_update(uring);
+			fuse_uring_update(fc);
 		return true;
 	}
 
@@ -330,8 +317,9 @@ static bool fuse_uring_try_queue_req(struct fuse_uring *uring,
 bool fuse_uring_active(struct fuse_iqueue *fiq)
 {
 	struct fuse_conn *fc = container_of(fiq, struct fuse_conn, iq);
+	struct fuse_uring *uring = fuse_uring_locked(fc);
 
-	return fc->uring && fc->uring->active;
+	return uring && uring->active;
 }
 
 /**
@@ -346,11 +334,10 @@ bool fuse_uring_active(struct fuse_iqueue *fiq)
 void fuse_uring_queue_req(struct fuse_iqueue *fiq, struct fuse_req *req)
 {
 	struct fuse_conn *fc = container_of(fiq, struct fuse_conn, iq);
-	struct fuse_uring *uring = fuse_uring_get(fc);
 
-	while (!fuse_uring_try_queue_req(uring, req) &&
+	while (!fuse_uring_try_queue_req(fc, req) &&
 	       !fuse_dev_try_queue_req(fiq, req))
-		fuse_uring_update(uring);
+		fuse_uring_update(fc);
 }
 
 /**
@@ -420,7 +407,7 @@ static void fuse_uring_take_over(struct fuse_uring *uring)
 
 /**
  * fuse_uring_update - a queue has become live, or has ceased to be
- * @uring: the ring
+ * @fc: the connection, whose ring it is or was
  *
  * Brings the map up to date, and moves the requests that wait where nobody
  * will fetch them.  Must be called after each such change, under no lock of a
@@ -430,13 +417,15 @@ static void fuse_uring_take_over(struct fuse_uring *uring)
  * A queue that gets requests here may be found to be served by tasks that
  * exit, and cease to be live by that.  Then there is another round.
  */
-void fuse_uring_update(struct fuse_uring *uring)
+void fuse_uring_update(struct fuse_conn *fc)
 {
-	struct fuse_iqueue *fiq = &uring->fc->iq;
+	struct fuse_iqueue *fiq = &fc->iq;
+	struct fuse_uring *uring;
 	unsigned int qid;
 	bool live;
 
 	spin_lock(&fiq->lock);
+	uring = fuse_uring_locked(fc);
 	/* All requests are being ended, see fuse_uring_abort() */
 	if (!fiq->connected) {
 		spin_unlock(&fiq->lock);
@@ -451,6 +440,7 @@ void fuse_uring_update(struct fuse_uring *uring)
 			fuse_uring_take_over(uring);
 		uring->active = live;
 	} while (fuse_uring_map_stale(uring));
+	fuse_uring_control_update(uring);
 	if (!live && !list_empty(&fiq->pending))
 		wake_up(&fiq->waitq);
 	spin_unlock(&fiq->lock);
@@ -465,13 +455,18 @@ void fuse_uring_update(struct fuse_uring *uring)
  */
 bool fuse_uring_remove_pending(struct fuse_req *req, bool *removed)
 {
-	struct fuse_uring_queue *queue = READ_ONCE(req->uring_queue);
+	struct fuse_uring_queue *queue;
 	bool mine;
 
-	if (!queue)
+	rcu_read_lock();
+	queue = READ_ONCE(req->uring_queue);
+	if (!queue) {
+		rcu_read_unlock();
 		return false;
+	}
 
 	spin_lock(&queue->lock);
+	rcu_read_unlock();
 	mine = req->uring_queue == queue;
 	*removed = mine && test_bit(FR_PENDING, &req->flags);
 	if (*removed)
@@ -492,14 +487,16 @@ bool fuse_uring_remove_pending(struct fuse_req *req, bool *removed)
  */
 struct fuse_req *fuse_uring_find_interrupted(struct fuse_conn *fc, u64 unique)
 {
-	struct fuse_uring *uring = fuse_uring_get(fc);
 	struct fuse_req *req = NULL;
+	struct fuse_uring *uring;
 	unsigned int qid, i;
 
 	if (!(unique & FUSE_INT_REQ_BIT))
 		return NULL;
 
 	unique &= ~FUSE_INT_REQ_BIT;
+	rcu_read_lock();
+	uring = fuse_uring_rcu(fc);
 	for (qid = 0; uring && !req && qid < uring->nr_queues; qid++) {
 		struct fuse_uring_queue *queue = uring->queues[qid];
 
@@ -515,6 +512,7 @@ struct fuse_req *fuse_uring_find_interrupted(struct fuse_conn *fc, u64 unique)
 			__fuse_get_request(req);
 		spin_unlock(&queue->lock);
 	}
+	rcu_read_unlock();
 
 	return req;
 }
@@ -522,20 +520,104 @@ struct fuse_req *fuse_uring_find_interrupted(struct fuse_conn *fc, u64 unique)
 /**
  * fuse_uring_slot_unsend - take a slot that is SENT out of its command's hands
  * @slot: the slot, whose queue is locked
+ * @ret: what to complete the command with
  *
  * The task work that is under way will only complete the command.
  *
- * Return: the request, which is the caller's to send again or to end.
+ * Return: the request, which is the caller's to send again or to end.  NULL for
+ * a control slot, of which fuse_uring_control_again() has to be told.
  */
-struct fuse_req *fuse_uring_slot_unsend(struct fuse_uring_slot *slot)
+struct fuse_req *fuse_uring_slot_unsend(struct fuse_uring_slot *slot, int ret)
 {
 	struct fuse_req *req = fuse_uring_slot_revoke(slot);
 
+	fuse_uring_control_unsend(slot);
 	fuse_uring_pdu(slot->cmd)->dropped = true;
+	fuse_uring_pdu(slot->cmd)->ret = ret;
 	slot->cmd = NULL;
 	fuse_uring_slot_to(slot, FUSE_URING_SLOT_IDLE);
 
 	return req;
+}
+
+/*
+ * Disarm a slot, whose queue is locked, as far as it is not in use, and let it
+ * not be a reason for more requests to come.  The task of its command is dead,
+ * or it is to be disarmed later too.
+ *
+ * Returns a request that has not been delivered, to be sent again.
+ */
+static struct fuse_req *fuse_uring_slot_withdraw(struct fuse_uring_slot *slot,
+						 bool detach)
+{
+	int ret = detach ? -ECANCELED : -ENOTCONN;
+
+	switch (slot->state) {
+	case FUSE_URING_SLOT_IDLE:
+		break;
+	case FUSE_URING_SLOT_READY:
+		fuse_uring_slot_drop(slot, ret);
+		break;
+	case FUSE_URING_SLOT_SENT:
+		return fuse_uring_slot_unsend(slot, ret);
+	case FUSE_URING_SLOT_FILL:
+		/* See fuse_uring_fill() */
+		if (slot->cmd) {
+			fuse_uring_cmd_drop(slot, ret);
+			break;
+		}
+		fallthrough;
+	case FUSE_URING_SLOT_COMMIT:
+		/* By a command of a task that lives */
+		if (!detach)
+			break;
+		fallthrough;
+	case FUSE_URING_SLOT_BUSY:
+		slot->detached |= detach;
+		fuse_uring_slot_unregister(slot);
+		/* Another one may carry forgets now */
+		if (slot->control == FUSE_URING_CONTROL_FORGET)
+			fuse_uring_control_unsend(slot);
+		break;
+	}
+
+	return NULL;
+}
+
+/* Withdraw the slots of a task that has died, or detach all of them */
+static void fuse_uring_withdraw(struct fuse_uring_queue *queue,
+				struct task_struct *task)
+{
+	bool update, control = false;
+	struct fuse_req *req, *next;
+	LIST_HEAD(again);
+	unsigned int i;
+
+	spin_lock(&queue->lock);
+	for (i = 0; i < fuse_uring_nr_slots(queue->uring); i++) {
+		struct fuse_uring_slot *slot = &queue->slots[i];
+
+		if (queue->stopped || (task && slot->task != task))
+			continue;
+		control |= slot->is_control;
+		req = fuse_uring_slot_withdraw(slot, !task);
+		if (req) {
+			WRITE_ONCE(req->uring_queue, NULL);
+			list_add_tail(&req->list, &again);
+		}
+	}
+	fuse_uring_dispatch(queue);
+	update = fuse_uring_may_have_died(queue);
+	spin_unlock(&queue->lock);
+
+	if (update)
+		fuse_uring_update(queue->uring->fc);
+	else if (control)
+		fuse_uring_control_again(queue->uring->fc);
+	list_for_each_entry_safe(req, next, &again, list) {
+		list_del_init(&req->list);
+		fuse_uring_requeue(req);
+	}
 }
 
 /**
@@ -550,56 +632,22 @@ struct fuse_req *fuse_uring_slot_unsend(struct fuse_uring_slot *slot)
 void fuse_uring_queue_withdraw(struct fuse_uring_queue *queue,
 			       struct task_struct *task)
 {
-	struct fuse_req *req, *next;
-	LIST_HEAD(again);
-	unsigned int i;
-	bool update;
+	fuse_uring_withdraw(queue, task);
+}
 
-	spin_lock(&queue->lock);
-	if (queue->stopped ||
-	    (queue->server != task && queue->server != FUSE_URING_MANY)) {
-		spin_unlock(&queue->lock);
-		return;
-	}
+/**
+ * fuse_uring_queue_detach - FUSE_URING_REQ_DETACH
+ * @queue: the queue
+ *
+ * Disarms its slots, those in the server's hands once they are committed.
+ *
+ * Return: 0, or -ENOTCONN when the connection has ended.
+ */
+int fuse_uring_queue_detach(struct fuse_uring_queue *queue)
+{
+	fuse_uring_withdraw(queue, NULL);
 
-	for (i = 0; i < queue->uring->queue_depth; i++) {
-		struct fuse_uring_slot *slot = &queue->slots[i];
-
-		if (slot->task != task)
-			continue;
-		switch (slot->state) {
-		case FUSE_URING_SLOT_READY:
-			fuse_uring_slot_drop(slot);
-			break;
-		case FUSE_URING_SLOT_FILL:
-			/* See fuse_uring_fill() */
-			if (slot->cmd)
-				fuse_uring_cmd_drop(slot);
-			break;
-		case FUSE_URING_SLOT_SENT:
-			req = fuse_uring_slot_unsend(slot);
-			list_add_tail(&req->list, &again);
-			break;
-		case FUSE_URING_SLOT_BUSY:
-			if (!slot->orphan) {
-				slot->orphan = true;
-				fuse_uring_slot_unregister(queue);
-			}
-			break;
-		default:
-			break;
-		}
-	}
-	fuse_uring_dispatch(queue);
-	update = !queue->live;
-	spin_unlock(&queue->lock);
-
-	if (update)
-		fuse_uring_update(queue->uring);
-	list_for_each_entry_safe(req, next, &again, list) {
-		list_del_init(&req->list);
-		fuse_uring_requeue(req);
-	}
+	return READ_ONCE(queue->stopped) ? -ENOTCONN : 0;
 }
 
 /*
@@ -621,16 +669,17 @@ static void fuse_uring_queue_stop(struct fuse_uring_queue *queue,
 		clear_bit(FR_PENDING, &req->flags);
 	list_splice_tail_init(&queue->pending, to_end);
 
-	for (i = 0; i < queue->uring->queue_depth; i++) {
+	for (i = 0; i < fuse_uring_nr_slots(queue->uring); i++) {
 		struct fuse_uring_slot *slot = &queue->slots[i];
 
 		switch (slot->state) {
 		case FUSE_URING_SLOT_READY:
-			fuse_uring_slot_drop(slot);
+			fuse_uring_slot_drop(slot, -ENOTCONN);
 			break;
 		case FUSE_URING_SLOT_SENT:
-			req = fuse_uring_slot_unsend(slot);
-			list_add_tail(&req->list, to_end);
+			req = fuse_uring_slot_unsend(slot, -ENOTCONN);
+			if (req)
+				list_add_tail(&req->list, to_end);
 			break;
 		case FUSE_URING_SLOT_BUSY:
 			req = fuse_uring_slot_revoke(slot);
@@ -657,28 +706,187 @@ static void fuse_uring_queue_stop(struct fuse_uring_queue *queue,
  */
 void fuse_uring_abort(struct fuse_conn *fc)
 {
-	struct fuse_uring *uring = fuse_uring_get(fc);
 	struct fuse_req *req, *next;
+	struct fuse_uring *uring;
 	LIST_HEAD(to_end);
 	unsigned int qid;
 
+	/* New requests find /dev/fuse, which is not connected */
+	spin_lock(&fc->iq.lock);
+	uring = fuse_uring_locked(fc);
+	if (uring) {
+		uring->active = false;
+		list_for_each_entry(req, &uring->held, list)
+			clear_bit(FR_SENT, &req->flags);
+		list_splice_init(&uring->held, &to_end);
+	}
+	spin_unlock(&fc->iq.lock);
+	/* This one stays, as no server can set up another one */
 	if (!uring)
 		return;
 
-	/* New requests find /dev/fuse, which is not connected */
-	spin_lock(&fc->iq.lock);
-	uring->active = false;
-	spin_unlock(&fc->iq.lock);
-
+	fuse_uring_notifier_abort(uring->notifier);
+	fuse_uring_control_abort(uring);
 	for (qid = 0; qid < uring->nr_queues; qid++)
 		fuse_uring_queue_stop(uring->queues[qid], &to_end);
 
 	list_for_each_entry_safe(req, next, &to_end, list) {
 		list_del_init(&req->list);
 		req->out.h.error = -ECONNABORTED;
-		trace_fuse_uring_end(req, req->uring_queue->qid, -1);
+		trace_fuse_uring_end(req, req->uring_queue ?
+				     req->uring_queue->qid : 0, -1);
 		fuse_request_end(req);
 	}
+}
+
+/*
+ * Take the requests that a server has died with, in no particular order, and
+ * disarm the slots.
+ */
+static void fuse_uring_take_orphans(struct fuse_uring_queue *queue,
+				    struct list_head *orphans)
+{
+	struct fuse_req *req;
+	unsigned int i;
+
+	spin_lock(&queue->lock);
+	for (i = 0; i < fuse_uring_nr_slots(queue->uring); i++) {
+		struct fuse_uring_slot *slot = &queue->slots[i];
+
+		if (!fuse_uring_slot_is_orphan(slot))
+			continue;
+		req = fuse_uring_slot_revoke(slot);
+		fuse_uring_control_unsend(slot);
+		fuse_uring_slot_to(slot, FUSE_URING_SLOT_IDLE);
+		if (req) {
+			WRITE_ONCE(req->uring_queue, NULL);
+			list_add_tail(&req->list, orphans);
+		}
+	}
+	/* Credits may have come back */
+	fuse_uring_dispatch(queue);
+	spin_unlock(&queue->lock);
+}
+
+/**
+ * fuse_uring_resend - FUSE_NOTIFY_RESEND
+ * @fc: the connection
+ *
+ * Sends again what a server had in its hands when it died, ahead of what has
+ * not been sent yet.  What a task has that lives will be answered by that.
+ */
+void fuse_uring_resend(struct fuse_conn *fc)
+{
+	struct fuse_iqueue *fiq = &fc->iq;
+	struct fuse_uring *uring = fuse_uring_get(fc);
+	struct fuse_req *req;
+	LIST_HEAD(again);
+	unsigned int qid;
+
+	if (!uring)
+		return;
+
+	/* The caller may know that the server is dead before the ring does */
+	fuse_uring_watch_reap(uring);
+	fuse_uring_put(uring);
+
+	spin_lock(&fiq->lock);
+	if (!fiq->connected) {
+		spin_unlock(&fiq->lock);
+		return;
+	}
+	uring = fuse_uring_locked(fc);
+	list_splice_init(&uring->held, &again);
+	for (qid = 0; qid < uring->nr_queues; qid++)
+		fuse_uring_take_orphans(uring->queues[qid], &again);
+
+	list_for_each_entry(req, &again, list) {
+		clear_bit(FR_SENT, &req->flags);
+		/* It is told of again when the request has been */
+		if (test_bit(FR_INTERRUPTED, &req->flags))
+			list_del_init(&req->intr_entry);
+		req->in.h.unique |= FUSE_UNIQUE_RESEND;
+		set_bit(FR_PENDING, &req->flags);
+	}
+	list_splice(&again, &fiq->pending);
+	if (uring->active) {
+		fuse_uring_take_over(uring);
+	} else if (!list_empty(&fiq->pending)) {
+		wake_up(&fiq->waitq);
+		kill_fasync(&fiq->fasync, SIGIO, POLL_IN);
+	}
+	spin_unlock(&fiq->lock);
+}
+
+/*
+ * A queue of which nothing is in use, but for requests of a dead server, takes
+ * no more commands.
+ */
+static bool fuse_uring_queue_retire(struct fuse_uring_queue *queue)
+{
+	unsigned int i;
+	bool unused;
+
+	spin_lock(&queue->lock);
+	unused = !queue->nr_cmds && !queue->stopped &&
+		list_empty(&queue->pending) && list_empty(&queue->bg_pending);
+	for (i = 0; unused && i < fuse_uring_nr_slots(queue->uring); i++) {
+		struct fuse_uring_slot *slot = &queue->slots[i];
+
+		unused = slot->state == FUSE_URING_SLOT_IDLE ||
+			fuse_uring_slot_is_orphan(slot);
+	}
+	if (unused)
+		queue->stopped = true;
+	spin_unlock(&queue->lock);
+
+	return unused;
+}
+
+static void fuse_uring_queue_unretire(struct fuse_uring_queue *queue)
+{
+	spin_lock(&queue->lock);
+	queue->stopped = false;
+	spin_unlock(&queue->lock);
+}
+
+/**
+ * fuse_uring_retire - let a ring be replaced, if nothing of it is in use
+ * @uring: the ring of the connection, under fiq->lock
+ * @by: the new one, which keeps the requests that the old one's server has died
+ *	with
+ *
+ * Return: whether it can be replaced.
+ */
+bool fuse_uring_retire(struct fuse_uring *uring, struct fuse_uring *by)
+{
+	unsigned int qid, nr;
+	u64 seq = 0;
+
+	lockdep_assert_held(&uring->fc->iq.lock);
+
+	for (nr = 0; nr < uring->nr_queues; nr++)
+		if (!fuse_uring_queue_retire(uring->queues[nr]))
+			break;
+	if (nr < uring->nr_queues) {
+		while (nr--)
+			fuse_uring_queue_unretire(uring->queues[nr]);
+		return false;
+	}
+
+	/* Gives back what control slots have left, if nobody has done so yet */
+	fuse_uring_control_update(uring);
+
+	list_splice_init(&uring->held, &by->held);
+	for (qid = 0; qid < uring->nr_queues; qid++) {
+		fuse_uring_take_orphans(uring->queues[qid], &by->held);
+		seq = max(seq, uring->queues[qid]->next_seq);
+	}
+	/* What is held keeps its unique id */
+	for (qid = 0; qid < by->nr_queues; qid++)
+		by->queues[qid]->next_seq = seq;
+
+	return true;
 }
 
 /**
@@ -708,12 +916,14 @@ struct fuse_uring_queue *fuse_uring_queue_alloc(struct fuse_uring *uring,
 	queue->node = node;
 	queue->nr_cpus = nr_cpus;
 	spin_lock_init(&queue->lock);
-	INIT_LIST_HEAD(&queue->ready);
+	INIT_LIST_HEAD(&queue->ordinary.ready);
+	INIT_LIST_HEAD(&queue->control.ready);
 	INIT_LIST_HEAD(&queue->pending);
 	INIT_LIST_HEAD(&queue->bg_pending);
 	queue->next_seq = 1;
 
-	queue->slots = kvcalloc_node(uring->queue_depth, sizeof(*queue->slots),
+	queue->slots = kvcalloc_node(fuse_uring_nr_slots(uring),
+				     sizeof(*queue->slots),
 				     GFP_KERNEL_ACCOUNT, node);
 	if (!queue->slots) {
 		err = -ENOMEM;
@@ -727,14 +937,24 @@ struct fuse_uring_queue *fuse_uring_queue_alloc(struct fuse_uring *uring,
 	}
 
 	addr = queue->mem->addr;
-	for (i = 0; i < uring->queue_depth; i++) {
+	for (i = 0; i < fuse_uring_nr_slots(uring); i++) {
 		struct fuse_uring_slot *slot = &queue->slots[i];
+		unsigned int nth = i;
 
 		slot->queue = queue;
 		slot->index = i;
 		slot->hdr = addr + i * FUSE_URING_HEADER_STRIDE;
-		slot->payload_offset = uring->payload_offset +
-			(u64)i * uring->payload_area;
+		if (i < uring->queue_depth) {
+			slot->set = &queue->ordinary;
+			slot->payload_offset = uring->payload_offset +
+				(u64)nth * uring->payload_area;
+		} else {
+			slot->set = &queue->control;
+			slot->is_control = true;
+			nth -= uring->queue_depth;
+			slot->payload_offset = uring->control_offset +
+				(u64)nth * FUSE_URING_CONTROL_AREA;
+		}
 		slot->payload = addr + slot->payload_offset;
 	}
 
@@ -749,7 +969,8 @@ err_free:
 
 void fuse_uring_queue_free(struct fuse_uring_queue *queue)
 {
-	WARN_ON_ONCE(queue->nr_registered);
+	WARN_ON_ONCE(queue->ordinary.nr_registered ||
+		     queue->control.nr_registered);
 	fuse_uring_mem_put(queue->mem);
 	kvfree(queue->slots);
 	kfree(queue);

@@ -2,8 +2,8 @@
 /*
  * FUSE over io_uring: statistics file of a connection.
  *
- * Lines of "name value", then a line of such pairs for each queue.  Counters
- * count from the setup of the ring.
+ * Lines of "name value", then a line of such pairs for each queue, then one for
+ * each slot in the server's hands.  Counters count from the setup of the ring.
  */
 #include "uring_i.h"
 
@@ -19,16 +19,25 @@ static void fuse_uring_show_queue(struct seq_file *m,
 				  struct fuse_uring_queue *queue)
 {
 	unsigned int i, parked, busy = 0, background, waiting = 0;
+	unsigned int control_parked, control_busy = 0;
 	struct fuse_uring_queue_stats stats;
 	struct fuse_req *req;
 	bool live;
 
 	spin_lock(&queue->lock);
 	live = queue->live;
-	parked = queue->nr_ready;
-	for (i = 0; i < queue->uring->queue_depth; i++)
-		busy += queue->slots[i].state != FUSE_URING_SLOT_IDLE;
+	parked = queue->ordinary.nr_ready;
+	control_parked = queue->control.nr_ready;
+	for (i = 0; i < fuse_uring_nr_slots(queue->uring); i++) {
+		if (queue->slots[i].state == FUSE_URING_SLOT_IDLE)
+			continue;
+		if (queue->slots[i].is_control)
+			control_busy++;
+		else
+			busy++;
+	}
 	busy -= parked;
+	control_busy -= control_parked;
 	background = queue->nr_background;
 	stats = queue->stats;
 	list_for_each_entry(req, &queue->pending, list)
@@ -37,13 +46,34 @@ static void fuse_uring_show_queue(struct seq_file *m,
 		waiting++;
 	spin_unlock(&queue->lock);
 
-	seq_printf(m, "queue %u node %d cpus %u live %u parked %u busy %u background %u pending %u requests %llu sync %llu async %llu noreply %llu waits %llu spills %llu pages %u foreign_pages %u\n",
+	seq_printf(m, "queue %u node %d cpus %u live %u parked %u busy %u background %u pending %u requests %llu sync %llu async %llu noreply %llu waits %llu spills %llu pages %u foreign_pages %u control_parked %u control_busy %u\n",
 		   queue->qid, queue->node, queue->nr_cpus, live, parked, busy,
 		   background, waiting,
 		   stats.synchronous + stats.background + stats.noreply,
 		   stats.synchronous, stats.background, stats.noreply,
 		   stats.waits, stats.spills, queue->mem->nr_pages,
-		   queue->mem->nr_foreign);
+		   queue->mem->nr_foreign, control_parked, control_busy);
+}
+
+/* What the server has in its hands, and since when */
+static void fuse_uring_show_slots(struct seq_file *m,
+				  struct fuse_uring_queue *queue)
+{
+	unsigned int i;
+
+	spin_lock(&queue->lock);
+	for (i = 0; i < fuse_uring_nr_slots(queue->uring); i++) {
+		struct fuse_uring_slot *slot = &queue->slots[i];
+
+		if (slot->state != FUSE_URING_SLOT_BUSY)
+			continue;
+		seq_printf(m, "slot %u %u opcode %u unique %llu age_ms %u\n",
+			   queue->qid, i,
+			   slot->req ? slot->req->in.h.opcode : slot->opcode,
+			   slot->req ? slot->req->in.h.unique : slot->unique,
+			   jiffies_to_msecs(jiffies - slot->since));
+	}
+	spin_unlock(&queue->lock);
 }
 
 static void fuse_uring_sum_queue(struct fuse_uring_sums *sums,
@@ -62,9 +92,20 @@ static void fuse_uring_sum_queue(struct fuse_uring_sums *sums,
 static int fuse_uring_stats_show(struct seq_file *m, void *v)
 {
 	struct fuse_conn *fc = m->private;
-	struct fuse_uring *uring = fuse_uring_get(fc);
+	struct fuse_uring *uring;
+	unsigned int qid, nr_forgets, nr_interrupts;
 	struct fuse_uring_sums sums = { };
-	unsigned int qid;
+	u64 forgets, interrupts;
+
+	rcu_read_lock();
+	uring = fuse_uring_rcu(fc);
+
+	spin_lock(&fc->iq.lock);
+	nr_forgets = uring->control.nr_forgets;
+	nr_interrupts = list_count_nodes(&uring->control.interrupts);
+	forgets = uring->control.stat_forgets;
+	interrupts = uring->control.stat_interrupts;
+	spin_unlock(&fc->iq.lock);
 
 	for (qid = 0; qid < uring->nr_queues; qid++)
 		fuse_uring_sum_queue(&sums, uring->queues[qid]);
@@ -73,12 +114,19 @@ static int fuse_uring_stats_show(struct seq_file *m, void *v)
 	seq_printf(m, "queues_live %u\n", sums.live);
 	seq_printf(m, "queue_depth %u\n", uring->queue_depth);
 	seq_printf(m, "queue_background %u\n", uring->max_background);
+	seq_printf(m, "control_depth %u\n", uring->nr_control);
 	seq_printf(m, "payload_size %u\n", uring->payload_size);
 	seq_printf(m, "requests_ring %llu\n", sums.stats.synchronous +
 		   sums.stats.background + sums.stats.noreply);
 	seq_printf(m, "requests_ring_sync %llu\n", sums.stats.synchronous);
 	seq_printf(m, "requests_ring_async %llu\n", sums.stats.background);
 	seq_printf(m, "requests_ring_noreply %llu\n", sums.stats.noreply);
+	seq_printf(m, "forgets_ring %llu\n", forgets);
+	seq_printf(m, "interrupts_ring %llu\n", interrupts);
+	seq_printf(m, "forgets_pending %u\n", nr_forgets);
+	seq_printf(m, "interrupts_pending %u\n", nr_interrupts);
+	seq_printf(m, "notifications_ring %llu\n",
+		   fuse_uring_notifier_count(uring->notifier));
 	seq_printf(m, "requests_dev %lld\n",
 		   atomic64_read(&uring->dev[FUSE_URING_DEV_REQUEST]));
 	seq_printf(m, "forgets_dev %lld\n",
@@ -92,6 +140,9 @@ static int fuse_uring_stats_show(struct seq_file *m, void *v)
 
 	for (qid = 0; qid < uring->nr_queues; qid++)
 		fuse_uring_show_queue(m, uring->queues[qid]);
+	for (qid = 0; qid < uring->nr_queues; qid++)
+		fuse_uring_show_slots(m, uring->queues[qid]);
+	rcu_read_unlock();
 
 	return 0;
 }

@@ -105,6 +105,28 @@ out:
 	return err;
 }
 
+/**
+ * fuse_uring_watch_reap - do now what the death of a task calls for
+ * @uring: the ring
+ *
+ * For who knows that the server has died, when the ring may not know it yet.
+ */
+void fuse_uring_watch_reap(struct fuse_uring *uring)
+{
+	struct fuse_uring_watch *watch;
+	unsigned int qid;
+
+	mutex_lock(&uring->watch_mutex);
+	list_for_each_entry(watch, &uring->watches, entry) {
+		if (!(READ_ONCE(watch->task->flags) & PF_EXITING))
+			continue;
+		for (qid = 0; qid < uring->nr_queues; qid++)
+			fuse_uring_queue_withdraw(uring->queues[qid],
+						  watch->task);
+	}
+	mutex_unlock(&uring->watch_mutex);
+}
+
 /* Nobody arms slots any more */
 void fuse_uring_watch_free_all(struct fuse_uring *uring)
 {
