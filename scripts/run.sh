@@ -85,6 +85,8 @@ cp "$table" "$FU_TOP/results/run${BASE:+-$BASE}.md"
 say
 sed -n '/^|/p; /^$/p' "$table"
 say "(also in results/run${BASE:+-$BASE}.md)"
-[ "$(counter requests_dev)" -eq 0 ] || die "$(counter requests_dev) requests went over /dev/fuse"
+for key in requests_dev forgets_dev interrupts_dev notifications_dev; do
+	[ "$(counter $key)" -eq 0 ] || die "$(counter $key) ${key%_dev} went over /dev/fuse"
+done
 say "run: OK files=$files bytes=$bytes ring_requests=$(counter requests_ring) dev_requests=$(counter requests_dev)" \
 	"dev_forgets=$(counter forgets_dev) dev_interrupts=$(counter interrupts_dev) dev_notifications=$(counter notifications_dev)"
