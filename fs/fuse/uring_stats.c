@@ -93,7 +93,7 @@ static int fuse_uring_stats_show(struct seq_file *m, void *v)
 {
 	struct fuse_conn *fc = m->private;
 	struct fuse_uring *uring;
-	unsigned int qid, nr_forgets, nr_interrupts;
+	unsigned int qid, nr_forgets, nr_interrupts, nr_held;
 	struct fuse_uring_sums sums = { };
 	u64 forgets, interrupts;
 
@@ -103,6 +103,7 @@ static int fuse_uring_stats_show(struct seq_file *m, void *v)
 	spin_lock(&fc->iq.lock);
 	nr_forgets = uring->control.nr_forgets;
 	nr_interrupts = list_count_nodes(&uring->control.interrupts);
+	nr_held = list_count_nodes(&uring->held);
 	forgets = uring->control.stat_forgets;
 	interrupts = uring->control.stat_interrupts;
 	spin_unlock(&fc->iq.lock);
@@ -121,6 +122,7 @@ static int fuse_uring_stats_show(struct seq_file *m, void *v)
 	seq_printf(m, "requests_ring_sync %llu\n", sums.stats.synchronous);
 	seq_printf(m, "requests_ring_async %llu\n", sums.stats.background);
 	seq_printf(m, "requests_ring_noreply %llu\n", sums.stats.noreply);
+	seq_printf(m, "requests_held %u\n", nr_held);
 	seq_printf(m, "forgets_ring %llu\n", forgets);
 	seq_printf(m, "interrupts_ring %llu\n", interrupts);
 	seq_printf(m, "forgets_pending %u\n", nr_forgets);

@@ -172,6 +172,25 @@ long file_number(const char *path)
 	return ret < 0 ? ret - 1 : atol(buf);
 }
 
+bool kernel_debugs(void)
+{
+	return !access("/sys/kernel/debug/kmemleak", F_OK);
+}
+
+long mem_kib(const char *key)
+{
+	char line[256];
+	long value = -1;
+	FILE *f = fopen("/proc/meminfo", "re");
+
+	while (f && fgets(line, sizeof(line), f))
+		if (!strncmp(line, key, strlen(key)))
+			value = atol(line + strlen(key));
+	if (f)
+		fclose(f);
+	return value;
+}
+
 int conn_number(const char *path)
 {
 	char line[1024], at[512];
@@ -310,16 +329,56 @@ long ring_queues_stat(int conn, const char *key)
 	return ring_file(conn, true, -1, key);
 }
 
-bool ring_queues_stat_becomes(int conn, const char *key, long value)
+static bool ring_file_becomes(int conn, bool queues, long qid, const char *key,
+			      long value)
 {
 	__u64 end = now_ms() + TEST_WAIT_MS;
 
 	do {
-		if (ring_queues_stat(conn, key) == value)
+		if (ring_file(conn, queues, qid, key) == value)
 			return true;
 		sleep_ms(1);
 	} while (now_ms() < end);
 	return false;
+}
+
+bool ring_stat_becomes(int conn, const char *key, long value)
+{
+	return ring_file_becomes(conn, false, -1, key, value);
+}
+
+bool ring_queue_stat_becomes(int conn, unsigned int qid, const char *key,
+			     long value)
+{
+	return ring_file_becomes(conn, true, qid, key, value);
+}
+
+int ring_slots(int conn, struct ring_slot *slots, unsigned int max)
+{
+	static char text[1 << 20];
+	char path[128], *line, *save;
+	struct ring_slot slot;
+	unsigned int nr = 0;
+
+	conn_path(path, sizeof(path), conn, "uring");
+	if (file_read(path, text, sizeof(text)) < 0)
+		return -1;
+	for (line = strtok_r(text, "\n", &save); line;
+	     line = strtok_r(NULL, "\n", &save)) {
+		if (sscanf(line, "slot %u %u opcode %u unique %llu age_ms %lu",
+			   &slot.qid, &slot.slot, &slot.opcode, &slot.unique,
+			   &slot.age_ms) != 5)
+			continue;
+		if (nr < max)
+			slots[nr] = slot;
+		nr++;
+	}
+	return nr;
+}
+
+bool ring_queues_stat_becomes(int conn, const char *key, long value)
+{
+	return ring_file_becomes(conn, true, -1, key, value);
 }
 
 int requester_start(struct requester *r, int (*fn)(const void *arg),

@@ -69,6 +69,15 @@ long conn_ctl_read(int conn, const char *name);
 int conn_ctl_write(int conn, const char *name, const char *text);
 int conn_abort(int conn);
 
+/*
+ * A kernel that looks for errors: it is slow, keeps freed memory for some time,
+ * and finds leaks better than its figures do.
+ */
+bool kernel_debugs(void);
+
+/* A line of /proc/meminfo, in KiB. */
+long mem_kib(const char *key);
+
 /* How many requests the kernel waits for on this connection. */
 bool conn_waiting_becomes(int conn, long value);
 
@@ -83,6 +92,23 @@ long ring_queue_stat(int conn, unsigned int qid, const char *key);
 
 /* The sum of a value over all queues, or -1. */
 long ring_queues_stat(int conn, const char *key);
+
+/* Waits until the value is @value, no longer than TEST_WAIT_MS. */
+bool ring_stat_becomes(int conn, const char *key, long value);
+bool ring_queue_stat_becomes(int conn, unsigned int qid, const char *key,
+			     long value);
+
+/* What that file says of a slot that is in the server's hands. */
+struct ring_slot {
+	unsigned int	qid;
+	unsigned int	slot;
+	unsigned int	opcode;
+	unsigned long long unique;
+	unsigned long	age_ms;
+};
+
+/* The first @max of these; returns how many there are, or -1. */
+int ring_slots(int conn, struct ring_slot *slots, unsigned int max);
 
 /* Waits until the sum over all queues is @value, no longer than TEST_WAIT_MS. */
 bool ring_queues_stat_becomes(int conn, const char *key, long value);

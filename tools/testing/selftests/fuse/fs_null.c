@@ -7,10 +7,13 @@
  * memory, zeroes at first: the server does not touch data, as one that lets a
  * device do it.  Other files can be created and removed, but are forgotten at
  * once.  No handler takes a lock or allocates memory.
+ *
+ * What little state there is can be shared with another process, so a server
+ * can take over from one that has died.
  */
 
 #include <errno.h>
-#include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -181,9 +184,9 @@ static void null_ok(struct server_req *req)
 	server_reply_err(req, 0);
 }
 
-static void null_init(struct server_req *req, struct fuse_init_out *out)
+static void null_init(struct server_fs *fs, struct fuse_init_out *out)
 {
-	(void)req;
+	(void)fs;
 	/* READDIRPLUS and locks of its own would need state */
 	out->flags &= ~(FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO |
 			FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS);
@@ -213,19 +216,21 @@ static const server_op_t null_ops[PROTO_NR_OPS] = {
 
 static void null_free(struct server_fs *fs)
 {
-	free(fs);
+	munmap(fs->priv, sizeof(struct null_fs));
 }
 
 struct server_fs *fs_null_new(__u64 size)
 {
-	struct null_fs *null = calloc(1, sizeof(*null));
+	struct null_fs *null = mmap(NULL, sizeof(*null), PROT_READ | PROT_WRITE,
+				    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
-	if (!null)
+	if (null == MAP_FAILED)
 		return NULL;
 	null->fs = (struct server_fs){
 		.name = "null",
 		.ops = null_ops,
 		.priv = null,
+		.survives = true,
 		.init = null_init,
 		.free = null_free,
 	};

@@ -14,6 +14,13 @@
  * A server that runs as root does what depends on permissions as the
  * requester; supplementary groups are not known.  Locks are between the users
  * of this mount.
+ *
+ * Nodes and open files can survive their server (pt_keep.c).  That needs root's
+ * CAP_DAC_READ_SEARCH and a file system with file handles.  A file that nobody
+ * can open again is lost, which is one that was removed while it was open, and
+ * so are locks.  A request that comes again, because the server before us had
+ * it and has not answered, may have been executed: what it wanted to make is
+ * there, and what it wanted to remove is not, and that is success.
  */
 
 #include <assert.h>
@@ -34,6 +41,7 @@
 #include <unistd.h>
 
 #include "locks.h"
+#include "pt_keep.h"
 #include "server.h"
 #include "util.h"
 
@@ -44,7 +52,8 @@ struct pt_node {
 	ino_t ino;
 	dev_t dev;
 	int fd;			/* O_PATH */
-	__u64 nlookup;
+	__u32 index;		/* of its entry, with pt_fs.keep */
+	__u64 nlookup;		/* without */
 	struct lock_table locks;
 };
 
@@ -56,6 +65,14 @@ struct pt_fs {
 	/* Nodes by inode number, and all their nlookup */
 	pthread_mutex_t mutex;
 	struct pt_node *buckets[PT_BUCKETS];
+	/*
+	 * To survive the server, or NULL: nodes by the number of their entry,
+	 * and those whose entries are free.  A node's fd is -1 until this
+	 * server needs it.
+	 */
+	struct pt_keep *keep;
+	struct pt_node **nodes;
+	struct pt_node *free;
 };
 
 static struct pt_fs *pt_fs(struct server_req *req)
@@ -63,11 +80,27 @@ static struct pt_fs *pt_fs(struct server_req *req)
 	return req->priv;
 }
 
+static struct pt_entry *entry_of(struct pt_fs *pt, const struct pt_node *node)
+{
+	return &pt->keep->table->entries[node->index];
+}
+
+/* NULL when the kernel does not know that node any more */
+static struct pt_node *kept_node(struct pt_fs *pt, __u64 nodeid)
+{
+	struct pt_node *node = (__u32)nodeid < PT_MAX_NODES ?
+			       pt->nodes[(__u32)nodeid] : NULL;
+
+	return node && entry_of(pt, node)->gen == nodeid >> 32 ? node : NULL;
+}
+
 static struct pt_node *pt_node_of(struct server_req *req, __u64 nodeid)
 {
 	if (nodeid == FUSE_ROOT_ID)
 		return &pt_fs(req)->root;
-	/* What the kernel got from pt_lookup_fd() */
+	if (unlikely(pt_fs(req)->keep))
+		return kept_node(pt_fs(req), nodeid);
+	/* What the kernel got from lookup_fd() */
 	return (struct pt_node *)(uintptr_t)nodeid;
 }
 
@@ -130,6 +163,82 @@ static struct pt_node **bucket(struct pt_fs *pt, ino_t ino)
 }
 
 /*
+ * With pt_fs.keep: a new node.  NULL when there are too many.  The entry is free
+ * as long as nobody refers to it.
+ */
+static struct pt_node *kept_new(struct pt_fs *pt, int fd, const struct stat *st)
+{
+	struct pt_table *table = pt->keep->table;
+	struct pt_node *node = pt->free;
+
+	if (node) {
+		pt->free = node->next;
+	} else {
+		if (table->top == PT_MAX_NODES)
+			return NULL;
+		node = calloc(1, sizeof(*node));
+		if (!node)
+			return NULL;
+		node->index = table->top++;
+		pt->nodes[node->index] = node;
+	}
+	if (pt_entry_fill(entry_of(pt, node), fd, st)) {
+		node->next = pt->free;
+		pt->free = node;
+		return NULL;
+	}
+	return node;
+}
+
+static struct pt_node *node_new(struct pt_fs *pt, int fd, const struct stat *st)
+{
+	struct pt_node *node = pt->keep ? kept_new(pt, fd, st) :
+					  calloc(1, sizeof(*node));
+	struct pt_node **at = bucket(pt, st->st_ino);
+
+	if (node) {
+		node->ino = st->st_ino;
+		node->dev = st->st_dev;
+		node->fd = fd;
+		locks_init(&node->locks);
+		node->next = *at;
+		*at = node;
+	}
+	return node;
+}
+
+/*
+ * Without a descriptor of ours, the number of a node's inode may mean another
+ * file meanwhile.
+ */
+static bool node_is(struct pt_fs *pt, const struct pt_node *node, int fd,
+		    const struct stat *st)
+{
+	return node->ino == st->st_ino && node->dev == st->st_dev &&
+	       (node->fd >= 0 || pt_entry_is(entry_of(pt, node), fd));
+}
+
+/* One more reference by the kernel; returns the number that it gets */
+static __u64 node_ref(struct pt_fs *pt, struct pt_node *node)
+{
+	if (!pt->keep) {
+		node->nlookup++;
+		return (uintptr_t)node;
+	}
+	pt_entry_ref(entry_of(pt, node), 1);
+	return (__u64)entry_of(pt, node)->gen << 32 | node->index;
+}
+
+/* True when none are left */
+static bool node_unref(struct pt_fs *pt, struct pt_node *node, __u64 nr)
+{
+	if (!pt->keep)
+		return !(node->nlookup -= nr);
+	pt_entry_unref(entry_of(pt, node), nr);
+	return !entry_of(pt, node)->nlookup;
+}
+
+/*
  * The node of a file, by an O_PATH descriptor that it keeps or closes, with one
  * more reference by the kernel, told in *entry.  0 or a negative errno.
  */
@@ -138,8 +247,9 @@ static int lookup_fd(struct server_req *req, int fd,
 {
 	struct pt_fs *pt = pt_fs(req);
 	const struct server_opts *opts = server_options(req->srv);
-	struct pt_node *node, **at;
+	struct pt_node *node;
 	struct stat st;
+	__u64 nodeid;
 	int ret;
 
 	if (fstatat(fd, "", &st, AT_EMPTY_PATH)) {
@@ -147,32 +257,22 @@ static int lookup_fd(struct server_req *req, int fd,
 		close(fd);
 		return ret;
 	}
-	at = bucket(pt, st.st_ino);
 	pthread_mutex_lock(&pt->mutex);
-	for (node = *at; node; node = node->next)
-		if (node->ino == st.st_ino && node->dev == st.st_dev)
+	for (node = *bucket(pt, st.st_ino); node; node = node->next)
+		if (node_is(pt, node, fd, &st))
 			break;
-	if (node) {
-		node->nlookup++;
+	if (!node)
+		node = node_new(pt, fd, &st);
+	if (node)
+		nodeid = node_ref(pt, node);
+	if (node && node->fd < 0)
+		node->fd = fd;
+	else if (!node || node->fd != fd)
 		close(fd);
-	} else {
-		node = calloc(1, sizeof(*node));
-		if (node) {
-			node->ino = st.st_ino;
-			node->dev = st.st_dev;
-			node->fd = fd;
-			node->nlookup = 1;
-			locks_init(&node->locks);
-			node->next = *at;
-			*at = node;
-		}
-	}
 	pthread_mutex_unlock(&pt->mutex);
-	if (!node) {
-		close(fd);
+	if (!node)
 		return -ENOMEM;
-	}
-	*entry = (struct fuse_entry_out){ .nodeid = (uintptr_t)node };
+	*entry = (struct fuse_entry_out){ .nodeid = nodeid };
 	proto_entry_valid(entry, opts->entry_valid_ms, opts->attr_valid_ms);
 	proto_attr(&entry->attr, &st);
 	return 0;
@@ -198,23 +298,48 @@ static void forget(struct server_req *req, __u64 nodeid, __u64 nr)
 	struct pt_fs *pt = pt_fs(req);
 	struct pt_node *node = pt_node_of(req, nodeid), **at;
 
-	if (node == &pt->root)
+	if (!node || node == &pt->root)
 		return;
 	pthread_mutex_lock(&pt->mutex);
-	node->nlookup -= nr;
-	if (node->nlookup) {
+	if (!node_unref(pt, node, nr)) {
+		pthread_mutex_unlock(&pt->mutex);
+		return;
+	}
+	for (at = bucket(pt, node->ino); *at != node; at = &(*at)->next)
+		;
+	*at = node->next;
+	if (node->fd >= 0)
+		close(node->fd);
+	locks_free(&node->locks);
+	if (pt->keep) {
+		node->next = pt->free;
+		pt->free = node;
 		node = NULL;
-	} else {
-		for (at = bucket(pt, node->ino); *at != node; at = &(*at)->next)
-			;
-		*at = node->next;
 	}
 	pthread_mutex_unlock(&pt->mutex);
-	if (node) {
-		close(node->fd);
-		locks_free(&node->locks);
-		free(node);
-	}
+	free(node);
+}
+
+/* With pt_fs.keep: opens a node that this server has not needed yet */
+static int kept_open(struct pt_fs *pt, struct pt_node *node)
+{
+	int ret = 0;
+
+	if (__atomic_load_n(&node->fd, __ATOMIC_RELAXED) >= 0)
+		return 0;
+	pthread_mutex_lock(&pt->mutex);
+	if (node->fd < 0)
+		node->fd = pt_entry_open(pt->keep, entry_of(pt, node));
+	if (node->fd < 0)
+		ret = -errno;
+	pthread_mutex_unlock(&pt->mutex);
+	return ret;
+}
+
+/* Whether the request may have been executed by a server that has died */
+static bool resent(struct server_req *req)
+{
+	return pt_fs(req)->keep && req->in->unique & FUSE_UNIQUE_RESEND;
 }
 
 static void pt_forget(struct server_req *req)
@@ -301,7 +426,24 @@ static struct timespec set_time(__u32 valid, __u32 set, __u32 set_now,
 	return ts;
 }
 
-static int setattr(struct pt_node *node, const struct fuse_setattr_in *arg)
+/* The descriptor behind an fh; -1 and errno */
+static int file_of(struct server_req *req, __u64 nodeid, __u64 fh, bool write)
+{
+	struct pt_keep *keep = pt_fs(req)->keep;
+
+	if (!keep || pt_fh_own(keep, fh))
+		return fh;
+	return pt_file_get(keep, fh, pt_node_of(req, nodeid)->fd, write);
+}
+
+static int pt_file(struct server_req *req, __u64 fh)
+{
+	return file_of(req, req->in->nodeid, fh, true);
+}
+
+/* fd: of the open file, or -1 */
+static int setattr(struct pt_node *node, const struct fuse_setattr_in *arg,
+		   int fd)
 {
 	struct fd_path path = fd_path(node->fd);
 	__u32 valid = arg->valid;
@@ -314,7 +456,7 @@ static int setattr(struct pt_node *node, const struct fuse_setattr_in *arg)
 		return -1;
 	if (valid & FATTR_SIZE) {
 		/* Who has the file open may do what the file's mode forbids */
-		if (valid & FATTR_FH ? ftruncate(arg->fh, arg->size) :
+		if (valid & FATTR_FH ? ftruncate(fd, arg->size) :
 				       truncate(path.text, arg->size))
 			return -1;
 	}
@@ -335,10 +477,12 @@ static int setattr(struct pt_node *node, const struct fuse_setattr_in *arg)
 
 static void pt_setattr(struct server_req *req)
 {
+	const struct fuse_setattr_in *arg = req->op;
+	int fd = arg->valid & FATTR_FH ? pt_file(req, arg->fh) : -1;
 	int ret;
 
 	user_enter(req);
-	ret = setattr(pt_node(req), req->op);
+	ret = setattr(pt_node(req), arg, fd);
 	user_leave(req);
 	if (ret)
 		reply_errno(req, ret);
@@ -456,6 +600,8 @@ static void pt_make(struct server_req *req)
 	if (proto_name_ok(name)) {
 		user_enter(req);
 		ret = make(req, dir->fd, name) ? -errno : 0;
+		if (ret == -EEXIST && resent(req))
+			ret = 0;
 		if (!ret)
 			ret = lookup(req, dir, name, &entry);
 		user_leave(req);
@@ -476,7 +622,7 @@ static void pt_remove(struct server_req *req)
 	user_enter(req);
 	ret = unlinkat(pt_node(req)->fd, name, flags);
 	user_leave(req);
-	reply_errno(req, ret);
+	reply_errno(req, ret && !(errno == ENOENT && resent(req)));
 }
 
 static void pt_rename(struct server_req *req)
@@ -498,7 +644,8 @@ static void pt_rename(struct server_req *req)
 			pt_node_of(req, arg->newdir)->fd, new,
 			has_flags ? arg->flags : 0);
 	user_leave(req);
-	reply_errno(req, ret);
+	/* To exchange two names once more is what nothing can be done about */
+	reply_errno(req, ret && !(errno == ENOENT && resent(req)));
 }
 
 static void pt_readlink(struct server_req *req)
@@ -516,17 +663,23 @@ static void pt_readlink(struct server_req *req)
 /*
  * Flags for the open(2) here.  Alignment, which O_DIRECT is about, is between
  * the requester and the kernel.  With FUSE_WRITEBACK_CACHE the kernel reads the
- * pages that it writes to, and knows where the end of the file is.
+ * pages that it writes to, and knows where the end of the file is.  It tells
+ * the end with each WRITE otherwise, too, and to append there would make a
+ * WRITE that is sent again appear twice.
  */
 static int open_flags(struct server_req *req, __u32 flags)
 {
 	flags &= ~(O_NOFOLLOW | O_DIRECT | O_CREAT | O_EXCL | O_NOCTTY);
-	if (pt_fs(req)->writeback) {
+	if (pt_fs(req)->writeback && (flags & O_ACCMODE) == O_WRONLY)
+		flags = (flags & ~O_ACCMODE) | O_RDWR;
+	if (pt_fs(req)->writeback || pt_fs(req)->keep)
 		flags &= ~O_APPEND;
-		if ((flags & O_ACCMODE) == O_WRONLY)
-			flags = (flags & ~O_ACCMODE) | O_RDWR;
-	}
 	return flags | O_CLOEXEC;
+}
+
+static __u64 new_fh(struct server_req *req, int fd)
+{
+	return pt_fs(req)->keep ? pt_fh(pt_fs(req)->keep, fd) : (__u64)fd;
 }
 
 static void reply_open(struct server_req *req, int fd)
@@ -537,7 +690,7 @@ static void reply_open(struct server_req *req, int fd)
 		reply_errno(req, 1);
 		return;
 	}
-	*out = (struct fuse_open_out){ .fh = fd };
+	*out = (struct fuse_open_out){ .fh = new_fh(req, fd) };
 	server_reply(req, sizeof(*out));
 }
 
@@ -563,6 +716,32 @@ static void pt_opendir(struct server_req *req)
 	reply_open(req, fd);
 }
 
+/*
+ * A file is there that CREATE would have made, and may have: the requester's,
+ * with that mode.  It may be one that only who creates it can open.
+ */
+static int open_created(struct server_req *req, const char *name, int flags)
+{
+	const struct fuse_create_in *arg = req->op;
+	int path_fd, fd = -1, err = errno;
+	struct stat st;
+
+	path_fd = openat(pt_node(req)->fd, name,
+			 O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	if (path_fd < 0)
+		return -1;
+	if (!fstat(path_fd, &st) && S_ISREG(st.st_mode) &&
+	    st.st_uid == req->in->uid &&
+	    (st.st_mode & 07777) == (arg->mode & 07777)) {
+		fd = open(fd_path(path_fd).text,
+			  flags & ~(O_CREAT | O_EXCL | O_NOFOLLOW));
+		err = errno;
+	}
+	close(path_fd);
+	errno = err;
+	return fd;
+}
+
 /* CREATE, and TMPFILE whose name means nothing */
 static void pt_create(struct server_req *req)
 {
@@ -585,9 +764,12 @@ static void pt_create(struct server_req *req)
 	flags |= arg->flags & O_EXCL;
 	user_enter(req);
 	fd = openat(pt_node(req)->fd, name, flags, arg->mode & 07777);
+	user_leave(req);
+	if (fd < 0 && !tmp && resent(req) &&
+	    (errno == EEXIST || errno == EACCES))
+		fd = open_created(req, name, flags);
 	if (fd < 0)
 		ret = -errno;
-	user_leave(req);
 	if (!ret) {
 		/* The very same file, whatever its name means by now */
 		path_fd = open(fd_path(fd).text, O_PATH | O_CLOEXEC);
@@ -600,7 +782,7 @@ static void pt_create(struct server_req *req)
 		server_reply_err(req, ret);
 		return;
 	}
-	out.open.fh = fd;
+	out.open.fh = new_fh(req, fd);
 	server_reply_buf(req, &out, sizeof(out));
 }
 
@@ -608,7 +790,9 @@ static void pt_read(struct server_req *req)
 {
 	const struct fuse_read_in *arg = req->op;
 	size_t size = min(arg->size, req->out_max);
-	ssize_t len = pread(arg->fh, req->out, size, arg->offset);
+	int fd = file_of(req, req->in->nodeid, arg->fh,
+			 (arg->flags & O_ACCMODE) != O_RDONLY);
+	ssize_t len = pread(fd, req->out, size, arg->offset);
 
 	if (len < 0)
 		reply_errno(req, 1);
@@ -621,7 +805,8 @@ static void pt_write(struct server_req *req)
 	const struct fuse_write_in *arg = req->op;
 	struct fuse_write_out *out = req->out;
 	size_t size = min(arg->size, req->data_len);
-	ssize_t len = pwrite(arg->fh, req->data, size, arg->offset);
+	ssize_t len = pwrite(pt_file(req, arg->fh), req->data, size,
+			     arg->offset);
 
 	if (len < 0) {
 		reply_errno(req, 1);
@@ -634,9 +819,18 @@ static void pt_write(struct server_req *req)
 static void pt_flush(struct server_req *req)
 {
 	const struct fuse_flush_in *arg = req->op;
-	int fd = dup(arg->fh);
+	struct pt_keep *keep = pt_fs(req)->keep;
+	int fd = arg->fh;
 
 	locks_drop(&pt_node(req)->locks, arg->lock_owner, false);
+	if (keep && !pt_fh_own(keep, arg->fh))
+		fd = pt_file_find(keep, arg->fh);
+	if (fd < 0) {
+		/* Nothing has been done with it since its server died */
+		server_reply_err(req, 0);
+		return;
+	}
+	fd = dup(fd);
 	/* What close(2) has to complain about, while the file stays open */
 	reply_errno(req, fd < 0 || close(fd));
 }
@@ -644,10 +838,14 @@ static void pt_flush(struct server_req *req)
 static void pt_release(struct server_req *req)
 {
 	const struct fuse_release_in *arg = req->op;
+	struct pt_keep *keep = pt_fs(req)->keep;
 
 	if (arg->release_flags & FUSE_RELEASE_FLOCK_UNLOCK)
 		locks_drop(&pt_node(req)->locks, arg->lock_owner, true);
-	close(arg->fh);
+	if (!keep || pt_fh_own(keep, arg->fh))
+		close(arg->fh);
+	else
+		pt_file_close(keep, arg->fh);
 	server_reply_err(req, 0);
 }
 
@@ -655,9 +853,10 @@ static void pt_release(struct server_req *req)
 static void pt_fsync(struct server_req *req)
 {
 	const struct fuse_fsync_in *arg = req->op;
+	int fd = pt_file(req, arg->fh);
 
 	reply_errno(req, arg->fsync_flags & FUSE_FSYNC_FDATASYNC ?
-			 fdatasync(arg->fh) : fsync(arg->fh));
+			 fdatasync(fd) : fsync(fd));
 }
 
 static void pt_syncfs(struct server_req *req)
@@ -674,15 +873,15 @@ static void pt_fallocate(struct server_req *req)
 {
 	const struct fuse_fallocate_in *arg = req->op;
 
-	reply_errno(req, fallocate(arg->fh, arg->mode, arg->offset,
-				   arg->length));
+	reply_errno(req, fallocate(pt_file(req, arg->fh), arg->mode,
+				   arg->offset, arg->length));
 }
 
 static void pt_lseek(struct server_req *req)
 {
 	const struct fuse_lseek_in *arg = req->op;
 	struct fuse_lseek_out *out = req->out;
-	off_t pos = lseek(arg->fh, arg->offset, arg->whence);
+	off_t pos = lseek(pt_file(req, arg->fh), arg->offset, arg->whence);
 
 	if (pos < 0) {
 		reply_errno(req, 1);
@@ -699,8 +898,10 @@ static void pt_copy_file_range(struct server_req *req)
 	struct fuse_write_out *out = req->out;
 	/* The answer has 32 bits for the length */
 	size_t len = min_t(__u64, arg->len, 1 << 30);
-	ssize_t done = copy_file_range(arg->fh_in, &off_in, arg->fh_out,
-				       &off_out, len, arg->flags);
+	int fd_in = file_of(req, req->in->nodeid, arg->fh_in, false);
+	int fd_out = file_of(req, arg->nodeid_out, arg->fh_out, true);
+	ssize_t done = copy_file_range(fd_in, &off_in, fd_out, &off_out, len,
+				       arg->flags);
 
 	if (done < 0) {
 		reply_errno(req, 1);
@@ -743,7 +944,7 @@ static void pt_ioctl(struct server_req *req)
 		}
 		memcpy(&buf, req->data, len);
 	}
-	if (ioctl(arg->fh, arg->cmd, &buf)) {
+	if (ioctl(pt_file(req, arg->fh), arg->cmd, &buf)) {
 		reply_errno(req, 1);
 		return;
 	}
@@ -816,17 +1017,18 @@ static void pt_readdir(struct server_req *req)
 	__u64 buf[512];		/* aligned as struct pt_dirent */
 	char *out = req->out, *pos = out;
 	const char *end = out + min(arg->size, req->out_max);
+	int fd = file_of(req, req->in->nodeid, arg->fh, false);
 	const struct pt_dirent *de;
 	ssize_t len = 0, at;
 	bool room = true;
 
-	if (lseek(arg->fh, arg->offset, SEEK_SET) < 0) {
+	if (lseek(fd, arg->offset, SEEK_SET) < 0) {
 		reply_errno(req, 1);
 		return;
 	}
 	user_enter(req);
 	while (room) {
-		len = syscall(SYS_getdents64, arg->fh, buf, sizeof(buf));
+		len = syscall(SYS_getdents64, fd, buf, sizeof(buf));
 		if (len <= 0)
 			break;
 		for (at = 0; room && at < len; at += de->reclen) {
@@ -860,7 +1062,7 @@ static void pt_setxattr(struct server_req *req)
 	user_enter(req);
 	ret = setxattr(path.text, name, pos, arg->size, arg->flags);
 	user_leave(req);
-	reply_errno(req, ret);
+	reply_errno(req, ret && !(errno == EEXIST && resent(req)));
 }
 
 /* GETXATTR and LISTXATTR; a size of 0 asks how much there is */
@@ -908,12 +1110,12 @@ static void pt_removexattr(struct server_req *req)
 	user_enter(req);
 	ret = removexattr(path.text, name);
 	user_leave(req);
-	reply_errno(req, ret);
+	reply_errno(req, ret && !(errno == ENODATA && resent(req)));
 }
 
-static void pt_init(struct server_req *req, struct fuse_init_out *out)
+static void pt_init(struct server_fs *fs, struct fuse_init_out *out)
 {
-	struct pt_fs *pt = pt_fs(req);
+	struct pt_fs *pt = fs->priv;
 
 	/* "." and ".." cannot be looked up */
 	out->flags &= ~FUSE_EXPORT_SUPPORT;
@@ -970,6 +1172,103 @@ static const server_op_t pt_ops[PROTO_NR_OPS] = {
 	[FUSE_STATX]		= pt_statx,
 };
 
+/* For servers that leave their nodes to the next one */
+
+/*
+ * Before anything else is done with a request: are its nodes known, and are
+ * they open?  The rest of this file need not ask then.
+ */
+static void pt_kept_op(struct server_req *req)
+{
+	__u64 nodeids[2] = { req->in->nodeid, FUSE_ROOT_ID };
+	__u32 opcode = req->in->opcode;
+	const union {
+		struct fuse_link_in link;
+		struct fuse_rename_in rename;
+		struct fuse_rename2_in rename2;
+		struct fuse_copy_file_range_in copy;
+	} *op = req->op;
+	struct pt_node *node;
+	bool open = true;
+	int i, ret = 0;
+
+	switch (opcode) {
+	case FUSE_FLUSH:
+	case FUSE_RELEASE:
+	case FUSE_RELEASEDIR:
+		open = false;
+		break;
+	case FUSE_LINK:
+		nodeids[1] = op->link.oldnodeid;
+		break;
+	case FUSE_RENAME:
+		nodeids[1] = op->rename.newdir;
+		break;
+	case FUSE_RENAME2:
+		nodeids[1] = op->rename2.newdir;
+		break;
+	case FUSE_COPY_FILE_RANGE:
+		nodeids[1] = op->copy.nodeid_out;
+		break;
+	}
+	for (i = 0; i < 2 && !ret; i++) {
+		node = pt_node_of(req, nodeids[i]);
+		ret = !node ? -ESTALE : open ? kept_open(pt_fs(req), node) : 0;
+	}
+	if (ret)
+		server_reply_err(req, ret);
+	else
+		pt_ops[opcode](req);
+}
+
+/* The nodes that earlier servers have left */
+static int pt_begin(struct server_fs *fs)
+{
+	struct pt_fs *pt = fs->priv;
+	struct pt_table *table;
+	struct pt_node *node;
+	struct pt_entry *entry;
+	struct pt_node **list;
+	__u32 i;
+
+	if (!pt->keep)
+		return 0;
+	table = pt->keep->table;
+	pt->keep->epoch = ++table->epoch;
+	for (i = PT_FIRST_NODE; i < table->top; i++) {
+		node = calloc(1, sizeof(*node));
+		if (!node)
+			return -ENOMEM;
+		entry = &table->entries[i];
+		node->ino = entry->ino;
+		node->dev = entry->dev;
+		node->fd = -1;
+		node->index = i;
+		locks_init(&node->locks);
+		list = entry->nlookup ? bucket(pt, node->ino) : &pt->free;
+		node->next = *list;
+		*list = node;
+		pt->nodes[i] = node;
+	}
+	return 0;
+}
+
+static bool keep_setup(struct pt_fs *pt, const char *dir)
+{
+	static server_op_t ops[PROTO_NR_OPS];
+	unsigned int i;
+
+	pt->keep = pt_keep_new(dir);
+	pt->nodes = calloc(PT_MAX_NODES, sizeof(*pt->nodes));
+	for (i = 0; i < PROTO_NR_OPS; i++)
+		ops[i] = pt_ops[i] ? pt_kept_op : NULL;
+	ops[FUSE_FORGET] = pt_forget;
+	ops[FUSE_BATCH_FORGET] = pt_batch_forget;
+	pt->fs.ops = ops;
+	pt->fs.survives = true;
+	return pt->keep && pt->nodes;
+}
+
 static void pt_free(struct server_fs *fs)
 {
 	struct pt_fs *pt = fs->priv;
@@ -979,18 +1278,26 @@ static void pt_free(struct server_fs *fs)
 	for (i = 0; i < PT_BUCKETS; i++) {
 		while ((node = pt->buckets[i])) {
 			pt->buckets[i] = node->next;
-			close(node->fd);
+			if (node->fd >= 0)
+				close(node->fd);
 			locks_free(&node->locks);
 			free(node);
 		}
 	}
+	while ((node = pt->free)) {
+		pt->free = node->next;
+		free(node);
+	}
+	if (pt->keep)
+		pt_keep_free(pt->keep);
+	free(pt->nodes);
 	close(pt->root.fd);
 	locks_free(&pt->root.locks);
 	pthread_mutex_destroy(&pt->mutex);
 	free(pt);
 }
 
-struct server_fs *fs_passthrough_new(const char *dir)
+struct server_fs *fs_passthrough_new(const char *dir, bool survive)
 {
 	struct rlimit files;
 	struct pt_fs *pt;
@@ -1015,8 +1322,16 @@ struct server_fs *fs_passthrough_new(const char *dir)
 		.name = "passthrough",
 		.ops = pt_ops,
 		.priv = pt,
+		.begin = pt_begin,
 		.init = pt_init,
 		.free = pt_free,
 	};
+	if (survive && !keep_setup(pt, dir)) {
+		int err = errno;
+
+		pt_free(&pt->fs);
+		errno = err;
+		return NULL;
+	}
 	return &pt->fs;
 }

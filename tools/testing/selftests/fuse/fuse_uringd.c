@@ -30,6 +30,10 @@ static const char help[] =
 "  --max-write=SIZE        largest WRITE\n"
 "  --valid=MS              how long the kernel may believe what it was told\n"
 "                          of names and attributes (default 1000)\n"
+"  --restart               when the server is killed, start another one that\n"
+"                          takes over; not with --fs=mem.  Of DIR, files that\n"
+"                          were removed while they are open get lost, and so\n"
+"                          do locks; needs root and file handles.\n"
 "  --stats=FILE            at the end, write numbers of requests to FILE\n"
 "  --debug                 print every request (with -f)\n"
 "\n"
@@ -38,6 +42,9 @@ static const char help[] =
 "  --depth=N               requests at a time per queue\n"
 "  --background=N          how many of these may be background requests\n"
 "  --payload=SIZE          data that a request can carry\n"
+"  --control=N             slots per queue for FORGET and INTERRUPT\n"
+"                          (default 2)\n"
+"  --no-control            read FORGET and INTERRUPT from /dev/fuse\n"
 "  --threads-per-queue=N   threads that share a queue (default 1)\n"
 "  --no-bind               let threads run on other CPUs than their queue's\n"
 "\n"
@@ -119,14 +126,14 @@ static void mount_options(struct server_opts *opts, char *text)
 	opts->mount_opts = rest;
 }
 
-static struct server_fs *make_fs(const char *text)
+static struct server_fs *make_fs(const char *text, bool restart)
 {
 	struct server_fs *fs;
 
 	if (!strcmp(text, "mem")) {
 		fs = fs_mem_new();
 	} else if (!strncmp(text, "passthrough:", 12)) {
-		fs = fs_passthrough_new(text + 12);
+		fs = fs_passthrough_new(text + 12, restart);
 		if (!fs)
 			errx(1, "%s: %m", text + 12);
 	} else if (!strcmp(text, "null")) {
@@ -174,8 +181,9 @@ static void write_stats(struct server *srv)
 
 enum {
 	OPT_FS = 256, OPT_TRANSPORT, OPT_WRITEBACK, OPT_MAX_WRITE, OPT_VALID,
-	OPT_STATS, OPT_DEBUG, OPT_QUEUES, OPT_DEPTH, OPT_BACKGROUND,
-	OPT_PAYLOAD, OPT_TPQ, OPT_NO_BIND, OPT_THREADS, OPT_NO_CLONE, OPT_HELP,
+	OPT_RESTART, OPT_STATS, OPT_DEBUG, OPT_QUEUES, OPT_DEPTH,
+	OPT_BACKGROUND, OPT_PAYLOAD, OPT_CONTROL, OPT_NO_CONTROL, OPT_TPQ,
+	OPT_NO_BIND, OPT_THREADS, OPT_NO_CLONE, OPT_HELP,
 };
 
 static const struct option options[] = {
@@ -186,11 +194,14 @@ static const struct option options[] = {
 	{ "max-write", required_argument, NULL, OPT_MAX_WRITE },
 	{ "valid", required_argument, NULL, OPT_VALID },
 	{ "stats", required_argument, NULL, OPT_STATS },
+	{ "restart", no_argument, NULL, OPT_RESTART },
 	{ "debug", no_argument, NULL, OPT_DEBUG },
 	{ "queues", required_argument, NULL, OPT_QUEUES },
 	{ "depth", required_argument, NULL, OPT_DEPTH },
 	{ "background", required_argument, NULL, OPT_BACKGROUND },
 	{ "payload", required_argument, NULL, OPT_PAYLOAD },
+	{ "control", required_argument, NULL, OPT_CONTROL },
+	{ "no-control", no_argument, NULL, OPT_NO_CONTROL },
 	{ "threads-per-queue", required_argument, NULL, OPT_TPQ },
 	{ "no-bind", no_argument, NULL, OPT_NO_BIND },
 	{ "threads", required_argument, NULL, OPT_THREADS },
@@ -208,7 +219,7 @@ int main(int argc, char **argv)
 		.attr_valid_ms = 1000,
 	};
 	const char *fs = "mem";
-	bool foreground = false;
+	bool foreground = false, restart = false;
 	struct server *srv;
 	sigset_t set;
 	int opt, ret;
@@ -245,6 +256,9 @@ int main(int argc, char **argv)
 		case OPT_STATS:
 			stats_file = optarg;
 			break;
+		case OPT_RESTART:
+			restart = true;
+			break;
 		case OPT_DEBUG:
 			opts.debug = true;
 			break;
@@ -261,6 +275,14 @@ int main(int argc, char **argv)
 			break;
 		case OPT_PAYLOAD:
 			opts.payload_size = parse("--payload", optarg, 1 << 30);
+			break;
+		case OPT_CONTROL:
+			opts.nr_control = parse("--control", optarg,
+						FUSE_URING_MAX_CONTROL);
+			opts.no_control = !opts.nr_control;
+			break;
+		case OPT_NO_CONTROL:
+			opts.no_control = true;
 			break;
 		case OPT_TPQ:
 			opts.threads_per_queue =
@@ -286,7 +308,12 @@ int main(int argc, char **argv)
 	if (optind != argc - 1)
 		errx(1, "one mount point is needed, --help tells more");
 	opts.mountpoint = argv[optind];
-	opts.fs = make_fs(fs);
+	opts.fs = make_fs(fs, restart);
+	if (restart) {
+		opts.keep = server_keep_new();
+		if (!opts.keep)
+			err(1, "--restart");
+	}
 	if (stats_file) {
 		int fd = open(stats_file, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
 
@@ -305,6 +332,13 @@ int main(int argc, char **argv)
 		if (server_fork(&opts) < 0)
 			errx(1, "%s", server_error());
 		return 0;
+	}
+
+	if (restart) {
+		ret = server_hold(&opts);
+		if (ret < 0)
+			errx(1, "%s", server_error());
+		return ret;
 	}
 
 	sigemptyset(&set);

@@ -121,6 +121,9 @@ FIXTURE_TEARDOWN(integrity)
 	if (variant->transport == TRANSPORT_RING) {
 		EXPECT_EQ(0, ring_stat(self->conn, "requests_dev"));
 		EXPECT_LT(0, ring_stat(self->conn, "requests_ring"));
+		EXPECT_EQ(0, ring_stat(self->conn, "forgets_dev"));
+		EXPECT_EQ(0, ring_stat(self->conn, "interrupts_dev"));
+		EXPECT_EQ(0, ring_stat(self->conn, "notifications_dev"));
 	}
 	EXPECT_EQ(0, umount(TEST_MNT));
 	EXPECT_EQ(self->server, waitpid(self->server, &status, 0));

@@ -9,8 +9,6 @@
 
 #include "server.h"
 
-#define unlikely(x)	__builtin_expect(!!(x), 0)
-
 /*
  * A thread that takes requests from a transport.  The transports embed it in
  * structures of their own.
@@ -41,9 +39,11 @@ struct server {
 	server_op_t ops[PROTO_NR_OPS];
 	int fd;				/* /dev/fuse */
 	char *mountpoint;		/* absolute */
-	struct server_thread *threads;
+	struct server_thread *threads;	/* under lock once they run */
 	struct ring *ring;		/* transport_ring.c, or NULL */
+	struct side_ring *side;		/* side_ring.c, with a ring only */
 	__u32 payload_max;		/* largest READ or WRITE */
+	bool has_readers;		/* the ring has been detached before */
 
 	/* Set by FUSE_INIT, which comes before everything else */
 	struct fuse_init_in init_in;
@@ -66,7 +66,28 @@ struct server {
 	unsigned int early_pos;
 };
 
+/*
+ * What a server leaves to the next one, in memory that both share with their
+ * holder, process.c.  One at a time writes: the one before is dead.
+ */
+struct server_keep {
+	/* Written by the holder */
+	pid_t pid;			/* of the server, 0: there is none */
+	unsigned int starts;		/* servers so far */
+	/* Written by the server */
+	unsigned int served;		/* of these, how many got to serve */
+	bool reported;			/* server_fork() has its answer */
+	__u32 payload_size;		/* that the ring's setup granted */
+	bool inited;			/* FUSE_INIT has been answered, with: */
+	struct fuse_init_in init_in;
+	struct fuse_init_out init_out;
+};
+
+#define SERVER_ERROR_LEN	256
+
 /* server.c */
+/* server_start(), on a descriptor that is mounted already unless it is -1 */
+struct server *server_begin(const struct server_opts *opts, int dev_fd);
 void server_dispatch(struct server_req *req);
 void server_add_thread(struct server *srv, struct server_thread *t);
 int server_start_thread(struct server_thread *t);
@@ -74,15 +95,34 @@ int server_start_thread(struct server_thread *t);
 void server_fail(struct server *srv, int err, const char *what);
 int server_set_error(int err, const char *what);
 int server_refuse(const char *what);
+/* A notification as the kernel wants it; NULL when there is no memory */
+struct fuse_out_header *server_notify_msg(int code, const void *payload,
+					  size_t len);
 
 /* transport_dev.c */
 int dev_setup(struct server *srv);
 /* The thread that takes from /dev/fuse what a ring cannot carry */
 int dev_start_reader(struct server *srv);
+/* The threads that take everything from there while the ring is detached */
+int dev_start_readers(struct server *srv);
 
 /* transport_ring.c */
 int ring_setup(struct server *srv);
 void ring_free(struct server *srv);
+/* Who reads /dev/fuse has found that the connection has ended */
+void ring_over(struct server *srv);
 const struct fuse_uring_setup *ring_granted(struct server *srv);
+bool ring_notifies(struct server *srv);
+/* Takes msg, from malloc() */
+int ring_notify_start(struct server_req *req, struct fuse_out_header *msg,
+		      __u64 tag);
+
+/* side_ring.c */
+struct side_ring *side_ring_new(int fd);
+void side_ring_free(struct side_ring *side);
+/* From any thread: submits a command and returns the completion's result */
+int side_ring_cmd(struct side_ring *side, __u32 cmd_op,
+		  const struct fuse_uring_req_cmd *cmd, const void *addr,
+		  __u32 len);
 
 #endif /* SELFTEST_FUSE_INTERNAL_H */

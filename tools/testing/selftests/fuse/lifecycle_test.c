@@ -8,7 +8,6 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <poll.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
@@ -814,51 +813,6 @@ FIXTURE_VARIANT_ADD(threads, ring_defer) {
 	.uring_flags = DEFER,
 };
 
-static cpu_set_t all_cpus;
-
-/* Some CPU whose requests go to this queue. */
-static int queue_cpu(struct puppet *p, unsigned int qid)
-{
-	unsigned char cpus[1024] = { 0 };
-	struct fuse_uring_queue_info info = {
-		.size = sizeof(info),
-		.qid = qid,
-		.cpus = (uintptr_t)cpus,
-		.cpus_len = sizeof(cpus),
-	};
-	int cpu;
-
-	if (ioctl(p->fd, FUSE_DEV_IOC_URING_QUEUE_INFO, &info))
-		return -errno;
-	for (cpu = 0; cpu < CPU_SETSIZE; cpu++)
-		if (CPU_ISSET(cpu, &all_cpus) &&
-		    (cpus[cpu / 8] & (1 << cpu % 8)))
-			return cpu;
-	return -ENOENT;
-}
-
-static int pin(int cpu)
-{
-	cpu_set_t one;
-
-	CPU_ZERO(&one);
-	CPU_SET(cpu, &one);
-	return sched_setaffinity(0, sizeof(one), &one) ? -errno : 0;
-}
-
-/* A requester whose requests go to this queue while it is live. */
-static int requester_at(struct puppet *p, unsigned int qid,
-			struct requester *r, int (*fn)(const void *arg),
-			const void *arg)
-{
-	int ret = pin(queue_cpu(p, qid));
-
-	if (!ret)
-		ret = requester_start(r, fn, arg);
-	sched_setaffinity(0, sizeof(all_cpus), &all_cpus);
-	return ret;
-}
-
 FIXTURE_SETUP(threads)
 {
 	const char *why = test_prepare(TRANSPORT_RING);
@@ -872,7 +826,6 @@ FIXTURE_SETUP(threads)
 
 	if (why)
 		SKIP(return, "%s", why);
-	ASSERT_EQ(0, sched_getaffinity(0, sizeof(all_cpus), &all_cpus));
 	if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
 		SKIP(return, "needs two CPUs");
 	ASSERT_EQ(0, puppet_open(&self->p, &opt));
@@ -945,7 +898,7 @@ TEST_F(threads, one_ends)
 	pthread_join(t.thread, NULL);
 	ASSERT_EQ(0, t.result);
 	before = ring_queue_stat(self->p.conn, 0, "requests");
-	ASSERT_EQ(0, requester_at(&self->p, 1, &r, request_stat, FILE2));
+	ASSERT_EQ(0, puppet_requester_at(&self->p, 1, &r, request_stat, FILE2));
 	EXPECT_EQ(0, puppet_serve(&self->p, &r));
 	EXPECT_LT(before, ring_queue_stat(self->p.conn, 0, "requests"));
 	EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
@@ -959,11 +912,11 @@ TEST_F(threads, one_ends_with_a_request)
 	struct requester r, other;
 
 	ASSERT_EQ(0, server_thread_start(&t, &self->p));
-	ASSERT_EQ(0, requester_at(&self->p, 1, &r, request_stat, FILE2));
+	ASSERT_EQ(0, puppet_requester_at(&self->p, 1, &r, request_stat, FILE2));
 	pthread_join(t.thread, NULL);
 	ASSERT_EQ(0, t.result);
 	EXPECT_EQ(1, t.req.qid);
-	ASSERT_EQ(0, requester_at(&self->p, 1, &other, request_stat, FILE2));
+	ASSERT_EQ(0, puppet_requester_at(&self->p, 1, &other, request_stat, FILE2));
 	EXPECT_EQ(0, puppet_serve(&self->p, &other));
 
 	EXPECT_FALSE(requester_ended(&r, NULL, 0));
@@ -973,31 +926,18 @@ TEST_F(threads, one_ends_with_a_request)
 	puppet_close_uring(&t.p);
 }
 
-static bool queue_stat_becomes(int conn, unsigned int qid, const char *key,
-			       long value)
-{
-	__u64 end = now_ms() + TEST_WAIT_MS;
-
-	do {
-		if (ring_queue_stat(conn, qid, key) == value)
-			return true;
-		sleep_ms(1);
-	} while (now_ms() < end);
-	return false;
-}
-
 TEST_F(threads, one_ends_and_the_rest_aborts)
 {
 	static struct server_thread t = { .hold = true };
 	struct requester r, other;
 
 	ASSERT_EQ(0, server_thread_start(&t, &self->p));
-	ASSERT_EQ(0, requester_at(&self->p, 1, &r, request_stat, FILE2));
+	ASSERT_EQ(0, puppet_requester_at(&self->p, 1, &r, request_stat, FILE2));
 	pthread_join(t.thread, NULL);
 	ASSERT_EQ(0, t.result);
-	ASSERT_EQ(0, requester_at(&self->p, 1, &other, request_stat, FILE2));
+	ASSERT_EQ(0, puppet_requester_at(&self->p, 1, &other, request_stat, FILE2));
 	/* In a slot, and not only about to be sent: that ends otherwise */
-	ASSERT_TRUE(queue_stat_becomes(self->p.conn, 0, "busy", 1));
+	ASSERT_TRUE(ring_queue_stat_becomes(self->p.conn, 0, "busy", 1));
 	ASSERT_EQ(0, conn_abort(self->p.conn));
 	EXPECT_EQ(ECONNABORTED, requester_join(&r));
 	EXPECT_EQ(ECONNABORTED, requester_join(&other));
@@ -1014,7 +954,7 @@ TEST_F(threads, io_uring_of_one_ends)
 	pthread_join(t.thread, NULL);
 	puppet_close_uring(&t.p);
 	EXPECT_TRUE(ring_queues_stat_becomes(self->p.conn, "live", 1));
-	ASSERT_EQ(0, requester_at(&self->p, 1, &r, request_stat, FILE2));
+	ASSERT_EQ(0, puppet_requester_at(&self->p, 1, &r, request_stat, FILE2));
 	EXPECT_EQ(0, puppet_serve(&self->p, &r));
 	EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
 }
@@ -1029,7 +969,7 @@ TEST_F(threads, server_as_requester)
 	unsigned int i;
 
 	ASSERT_EQ(0, server_thread_start(&t, &self->p));
-	ASSERT_EQ(0, pin(queue_cpu(&self->p, 0)));
+	ASSERT_EQ(0, puppet_bind(&self->p, 0));
 	for (i = 0; i < 10; i++)
 		EXPECT_EQ(0, request_stat(FILE2));
 	__atomic_store_n(&t.end, true, __ATOMIC_RELAXED);

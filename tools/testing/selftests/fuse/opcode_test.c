@@ -32,7 +32,7 @@
  */
 enum opcode_kind {
 	OP_TESTED,		/* all_are_sent sees it */
-	OP_TESTED_DEV,		/* the same, and always over /dev/fuse */
+	OP_TESTED_CONTROL,	/* the same, in control slots or over /dev/fuse */
 	OP_FUSEBLK,		/* sent for block devices only */
 	OP_VIRTIOFS,		/* sent by virtiofs only */
 	OP_CUSE,		/* see cuse_test.c */
@@ -91,7 +91,7 @@ static enum opcode_kind opcode_kind(enum fuse_opcode opcode)
 	case FUSE_FORGET:
 	case FUSE_BATCH_FORGET:
 	case FUSE_INTERRUPT:
-		return OP_TESTED_DEV;
+		return OP_TESTED_CONTROL;
 	case FUSE_BMAP:
 	case FUSE_DESTROY:
 		return OP_FUSEBLK;
@@ -128,6 +128,7 @@ FIXTURE(opcode)
 	pid_t pid;
 	unsigned int max_write;
 	bool ring;
+	bool control;		/* the ring has control slots */
 };
 
 FIXTURE_VARIANT(opcode)
@@ -135,6 +136,7 @@ FIXTURE_VARIANT(opcode)
 	enum test_transport transport;
 	unsigned int queues;
 	unsigned int depth;
+	bool no_control;
 };
 
 FIXTURE_VARIANT_ADD(opcode, dev) {
@@ -150,6 +152,11 @@ FIXTURE_VARIANT_ADD(opcode, ring_two_slots) {
 	.transport = TRANSPORT_RING,
 	.queues = 1,
 	.depth = 2,
+};
+
+FIXTURE_VARIANT_ADD(opcode, ring_no_control) {
+	.transport = TRANSPORT_RING,
+	.no_control = true,
 };
 
 struct order {
@@ -174,7 +181,8 @@ static bool look(struct server_req *req, void *arg)
 	switch (opcode) {
 	case FUSE_FORGET:
 		/* Slow, so that the next ones come together for once. */
-		if (!seen->count[TRANSPORT_DEV][FUSE_BATCH_FORGET])
+		if (!seen->count[TRANSPORT_DEV][FUSE_BATCH_FORGET] &&
+		    !seen->count[TRANSPORT_RING][FUSE_BATCH_FORGET])
 			sleep_ms(20);
 		break;
 	case FUSE_READ:
@@ -226,6 +234,7 @@ FIXTURE_SETUP(opcode)
 	if (why)
 		SKIP(return, "%s", why);
 	self->ring = variant->transport == TRANSPORT_RING;
+	self->control = self->ring && !variant->no_control;
 	self->seen = mmap(NULL, sizeof(*self->seen), PROT_READ | PROT_WRITE,
 			  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(MAP_FAILED, (void *)self->seen);
@@ -241,6 +250,7 @@ FIXTURE_SETUP(opcode)
 			.hook_arg = self->seen,
 			.nr_queues = variant->queues,
 			.queue_depth = variant->depth,
+			.no_control = variant->no_control,
 			.nr_threads = 2,
 			.no_bind = true,
 			.mount_opts = "allow_other",
@@ -267,6 +277,11 @@ FIXTURE_TEARDOWN(opcode)
 	if (self->ring) {
 		EXPECT_EQ(0, ring_stat(self->conn, "requests_dev"));
 		EXPECT_LT(0, ring_stat(self->conn, "requests_ring"));
+		EXPECT_EQ(0, ring_stat(self->conn, "notifications_dev"));
+	}
+	if (self->control) {
+		EXPECT_EQ(0, ring_stat(self->conn, "forgets_dev"));
+		EXPECT_EQ(0, ring_stat(self->conn, "interrupts_dev"));
 	}
 	close(self->ctl);
 	EXPECT_EQ(r.pid, waitpid(r.pid, &status, 0));
@@ -276,7 +291,8 @@ FIXTURE_TEARDOWN(opcode)
 
 static unsigned int sent(struct _test_data_opcode *self, unsigned int opcode)
 {
-	unsigned int by = self->ring && opcode_kind(opcode) == OP_TESTED ?
+	unsigned int by = self->control ||
+			  (self->ring && opcode_kind(opcode) == OP_TESTED) ?
 			  TRANSPORT_RING : TRANSPORT_DEV;
 
 	return __atomic_load_n(&self->seen->count[by][opcode],
@@ -938,10 +954,10 @@ TEST_F_TIMEOUT(opcode, all_are_sent, 2 * TEST_TIMEOUT)
 			EXPECT_EQ(0, self->ring ? dev : ring)
 				TH_LOG("opcode %u went astray", opcode);
 			break;
-		case OP_TESTED_DEV:
-			EXPECT_LT(0, dev)
+		case OP_TESTED_CONTROL:
+			EXPECT_LT(0, self->control ? ring : dev)
 				TH_LOG("opcode %u was not sent", opcode);
-			EXPECT_EQ(0, ring)
+			EXPECT_EQ(0, self->control ? dev : ring)
 				TH_LOG("opcode %u went astray", opcode);
 			break;
 		default:

@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,6 +60,7 @@ int puppet_setup(struct puppet *p)
 	p->setup.queue_depth = p->opt.depth;
 	p->setup.nr_background = p->opt.background;
 	p->setup.payload_size = p->opt.payload;
+	p->setup.nr_control = p->opt.control;
 	return ioctl(p->fd, FUSE_DEV_IOC_URING_SETUP, &p->setup) ? -errno : 0;
 }
 
@@ -82,7 +85,8 @@ int puppet_map(struct puppet *p)
 
 int puppet_uring(struct puppet *p)
 {
-	unsigned int want = p->setup.nr_queues * p->setup.queue_depth + 8;
+	unsigned int slots = p->setup.queue_depth + p->setup.nr_control;
+	unsigned int want = p->setup.nr_queues * slots + 8;
 	struct io_uring_params params = {
 		.flags = p->opt.uring_flags | IORING_SETUP_CQSIZE,
 		.sq_entries = 64,
@@ -97,14 +101,21 @@ int puppet_uring(struct puppet *p)
 	return io_uring_ring_dontfork(&p->uring);
 }
 
-int puppet_arm_queue(struct puppet *p, unsigned int qid)
+int puppet_arm_slots(struct puppet *p, unsigned int qid, unsigned int first,
+		     unsigned int nr)
 {
-	struct fuse_uring_req_cmd cmd = { .qid = qid };
+	struct fuse_uring_req_cmd cmd = { .qid = qid, .slot = first };
 	int ret = 0;
 
-	for (; cmd.slot < p->setup.queue_depth && !ret; cmd.slot++)
+	for (; cmd.slot < first + nr && !ret; cmd.slot++)
 		ret = puppet_command(p, FUSE_URING_REQ_FETCH, &cmd);
 	return ret;
+}
+
+int puppet_arm_queue(struct puppet *p, unsigned int qid)
+{
+	return puppet_arm_slots(p, qid, 0,
+				p->setup.queue_depth + p->setup.nr_control);
 }
 
 int puppet_arm(struct puppet *p)
@@ -174,6 +185,7 @@ void puppet_close_uring(struct puppet *p)
 	if (p->have_uring)
 		io_uring_queue_exit(&p->uring);
 	p->have_uring = false;
+	p->kept_nr = 0;
 }
 
 void puppet_unmap(struct puppet *p)
@@ -197,6 +209,7 @@ void puppet_stop(struct puppet *p)
 	if (p->conn >= 0)
 		umount2(TEST_MNT, MNT_DETACH);
 	free(p->buf);
+	free(p->kept);
 	memset(p, 0, sizeof(*p));
 	p->conn = -1;
 	p->fd = -1;
@@ -236,6 +249,12 @@ int puppet_command(struct puppet *p, __u32 cmd_op,
 	return puppet_command_fd(p, p->fd, cmd_op, cmd, 0);
 }
 
+static bool puppet_defers(const struct puppet *p)
+{
+	return p->have_uring &&
+	       (p->opt.uring_flags & IORING_SETUP_DEFER_TASKRUN);
+}
+
 /* Waits for either side; false when the time is over. */
 static bool puppet_wait(struct puppet *p, bool dev, __u64 end)
 {
@@ -249,7 +268,7 @@ static bool puppet_wait(struct puppet *p, bool dev, __u64 end)
 	if (now >= end)
 		return false;
 	/* A ring that defers its task work does it only when asked to. */
-	if (p->have_uring && (p->opt.uring_flags & IORING_SETUP_DEFER_TASKRUN)) {
+	if (puppet_defers(p)) {
 		io_uring_get_events(&p->uring);
 		if (end - now > 1)
 			end = now + 1;
@@ -260,15 +279,79 @@ static bool puppet_wait(struct puppet *p, bool dev, __u64 end)
 	return ret >= 0 || errno == EINTR;
 }
 
-static bool puppet_peek(struct puppet *p, int *res, __u64 *tag)
+/*
+ * Something that ends later: a command of the ring or a thread in write(2).
+ * It is freed by puppet_call_end(), or never when the test gives it up.
+ */
+struct puppet_call {
+	int		fd;
+	bool		ended;
+	int		res;
+	void		*msg;
+	size_t		len;
+};
+
+static void call_ended(struct puppet_call *call, int res)
+{
+	call->res = res;
+	__atomic_store_n(&call->ended, true, __ATOMIC_RELEASE);
+}
+
+/* A completion that is not of a call. */
+static bool puppet_peek_ring(struct puppet *p, struct puppet_cqe *out)
 {
 	struct io_uring_cqe *cqe;
 
-	if (!p->have_uring || io_uring_peek_cqe(&p->uring, &cqe))
+	while (p->have_uring && !io_uring_peek_cqe(&p->uring, &cqe)) {
+		out->res = cqe->res;
+		out->tag = cqe->user_data;
+		io_uring_cqe_seen(&p->uring, cqe);
+		if (!(out->tag & PUPPET_CALL))
+			return true;
+		call_ended((void *)(uintptr_t)(out->tag & ~PUPPET_CALL),
+			   out->res);
+	}
+	return false;
+}
+
+/* Keeps completions of slots for later, and tells the calls about theirs. */
+static int puppet_keep(struct puppet *p)
+{
+	struct puppet_cqe cqe;
+
+	while (puppet_peek_ring(p, &cqe)) {
+		if (p->kept_first) {
+			memmove(p->kept, p->kept + p->kept_first,
+				p->kept_nr * sizeof(*p->kept));
+			p->kept_first = 0;
+		}
+		if (p->kept_nr == p->kept_size) {
+			unsigned int size = p->kept_size ? 2 * p->kept_size : 16;
+			void *more = realloc(p->kept, size * sizeof(*p->kept));
+
+			if (!more)
+				return -errno;
+			p->kept = more;
+			p->kept_size = size;
+		}
+		p->kept[p->kept_nr++] = cqe;
+	}
+	return 0;
+}
+
+static bool puppet_peek(struct puppet *p, int *res, __u64 *tag)
+{
+	struct puppet_cqe cqe;
+
+	if (p->have_uring && p->kept_nr) {
+		cqe = p->kept[p->kept_first++];
+		if (!--p->kept_nr)
+			p->kept_first = 0;
+	} else if (!puppet_peek_ring(p, &cqe)) {
 		return false;
-	*res = cqe->res;
-	*tag = cqe->user_data;
-	io_uring_cqe_seen(&p->uring, cqe);
+	}
+	*res = cqe.res;
+	*tag = cqe.tag;
 	return true;
 }
 
@@ -292,6 +375,138 @@ int puppet_command_now(struct puppet *p, __u32 cmd_op,
 	int ret = puppet_command(p, cmd_op, cmd);
 
 	return ret ? ret : puppet_cqe(p, TEST_WAIT_MS);
+}
+
+struct puppet_call *puppet_call_start(struct puppet *p, __u32 cmd_op,
+				      const struct fuse_uring_req_cmd *cmd,
+				      const void *addr, size_t len)
+{
+	bool large = p->opt.uring_flags & IORING_SETUP_SQE128;
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&p->uring);
+	struct puppet_call *call = calloc(1, sizeof(*call));
+
+	if (!sqe || !call)
+		return NULL;
+	memset(sqe, 0, sizeof(*sqe) << large);
+	sqe->opcode = IORING_OP_URING_CMD;
+	sqe->fd = p->fd;
+	sqe->cmd_op = cmd_op;
+	sqe->user_data = (uintptr_t)call | PUPPET_CALL;
+	sqe->addr = (uintptr_t)addr;
+	sqe->len = len;
+	memcpy(sqe->cmd, cmd, sizeof(*cmd));
+	if (io_uring_submit(&p->uring) < 0) {
+		free(call);
+		return NULL;
+	}
+	return call;
+}
+
+static void *call_thread(void *arg)
+{
+	struct puppet_call *call = arg;
+	ssize_t ret = write(call->fd, call->msg, call->len);
+
+	call_ended(call, ret < 0 ? -errno : ret);
+	return NULL;
+}
+
+struct puppet_call *puppet_message_start(struct puppet *p, const void *msg,
+					 size_t len)
+{
+	static const struct fuse_uring_req_cmd cmd;
+	struct puppet_call *call;
+	pthread_t thread;
+
+	if (p->opt.transport == TRANSPORT_RING)
+		return puppet_call_start(p, FUSE_URING_REQ_NOTIFY, &cmd, msg,
+					 len);
+	call = calloc(1, sizeof(*call));
+	if (!call)
+		return NULL;
+	call->fd = p->fd;
+	call->len = len;
+	call->msg = malloc(len + 1);
+	if (!call->msg)
+		return NULL;
+	memcpy(call->msg, msg, len);
+	if (pthread_create(&thread, NULL, call_thread, call))
+		return NULL;
+	pthread_detach(thread);
+	return call;
+}
+
+struct puppet_call *puppet_notify_start(struct puppet *p, int code,
+					const void *payload, size_t len)
+{
+	struct fuse_out_header *out = malloc(sizeof(*out) + len);
+	struct puppet_call *call;
+
+	if (!out)
+		return NULL;
+	*out = (struct fuse_out_header){
+		.len = sizeof(*out) + len,
+		.error = code,
+	};
+	memcpy(out + 1, payload, len);
+	call = puppet_message_start(p, out, out->len);
+	/* The kernel has its own copy, unless it is a thread that submits. */
+	if (!(p->opt.uring_flags & IORING_SETUP_SQPOLL))
+		free(out);
+	return call;
+}
+
+int puppet_call_end(struct puppet *p, struct puppet_call *call,
+		    unsigned int ms)
+{
+	__u64 end = now_ms() + ms;
+	int ret;
+
+	if (!call)
+		return -ENOMEM;
+	for (;;) {
+		ret = puppet_keep(p);
+		if (ret)
+			return ret;
+		if (__atomic_load_n(&call->ended, __ATOMIC_ACQUIRE))
+			break;
+		if (now_ms() >= end)
+			return -ETIMEDOUT;
+		if (call->msg)
+			sleep_ms(1);
+		else
+			puppet_wait(p, false, end);
+	}
+	ret = call->res;
+	free(call->msg);
+	free(call);
+	return ret;
+}
+
+int puppet_message(struct puppet *p, const void *msg, size_t len)
+{
+	ssize_t ret;
+
+	if (p->opt.transport == TRANSPORT_RING)
+		return puppet_call_end(p, puppet_message_start(p, msg, len),
+				       TEST_WAIT_MS);
+	ret = write(p->fd, msg, len);
+	return ret < 0 ? -errno : ret;
+}
+
+int puppet_notify(struct puppet *p, int code, const void *payload, size_t len)
+{
+	return puppet_call_end(p, puppet_notify_start(p, code, payload, len),
+			       TEST_WAIT_MS);
+}
+
+int puppet_detach(struct puppet *p, unsigned int qid)
+{
+	struct fuse_uring_req_cmd cmd = { .qid = qid };
+
+	return puppet_call_end(p, puppet_call_start(p, FUSE_URING_REQ_DETACH,
+						    &cmd, NULL, 0),
+			       TEST_WAIT_MS);
 }
 
 /* These have no header of their own: see struct fuse_uring_req_header. */
@@ -357,6 +572,9 @@ int puppet_next(struct puppet *p, struct puppet_req *req, unsigned int ms)
 	__u64 tag, end = now_ms() + ms;
 	int ret;
 
+	/* Also without time to wait, what is there is to be seen. */
+	if (puppet_defers(p))
+		io_uring_get_events(&p->uring);
 	for (;;) {
 		if (puppet_peek(p, &ret, &tag)) {
 			req->qid = tag >> 16;
@@ -466,7 +684,9 @@ int puppet_answer(struct puppet *p, const struct puppet_req *req)
 	case FUSE_FORGET:
 	case FUSE_BATCH_FORGET:
 	case FUSE_INTERRUPT:
-		return 0;
+	case FUSE_NOTIFY_REPLY:
+		/* Over the ring, to give the slot back. */
+		return req->ring ? puppet_reply(p, req, 0, NULL, 0) : 0;
 	case FUSE_LOOKUP:
 		return puppet_answer_lookup(p, req);
 	case FUSE_GETATTR:
@@ -635,6 +855,61 @@ int request_readahead(const void *arg)
 	return err;
 }
 
+/* Some CPU of @allowed whose requests go to this queue. */
+static int queue_cpu(struct puppet *p, unsigned int qid,
+		     const cpu_set_t *allowed)
+{
+	unsigned char cpus[1024] = { 0 };
+	struct fuse_uring_queue_info info = {
+		.size = sizeof(info),
+		.qid = qid,
+		.cpus = (uintptr_t)cpus,
+		.cpus_len = sizeof(cpus),
+	};
+	int cpu;
+
+	if (ioctl(p->fd, FUSE_DEV_IOC_URING_QUEUE_INFO, &info))
+		return -errno;
+	for (cpu = 0; cpu < CPU_SETSIZE; cpu++)
+		if (CPU_ISSET(cpu, allowed) &&
+		    (cpus[cpu / 8] & (1 << cpu % 8)))
+			return cpu;
+	return -ENOENT;
+}
+
+int puppet_bind(struct puppet *p, unsigned int qid)
+{
+	cpu_set_t all, one;
+	int cpu;
+
+	if (sched_getaffinity(0, sizeof(all), &all))
+		return -errno;
+	cpu = queue_cpu(p, qid, &all);
+	if (cpu < 0)
+		return cpu;
+	CPU_ZERO(&one);
+	CPU_SET(cpu, &one);
+	return sched_setaffinity(0, sizeof(one), &one) ? -errno : 0;
+}
+
+int puppet_requester_at(struct puppet *p, unsigned int qid,
+			struct requester *r, int (*fn)(const void *arg),
+			const void *arg)
+{
+	cpu_set_t all;
+	int ret;
+
+	if (sched_getaffinity(0, sizeof(all), &all))
+		return -errno;
+	ret = puppet_bind(p, qid);
+	if (ret)
+		return ret;
+	/* It inherits where the caller may run. */
+	ret = requester_start(r, fn, arg);
+	sched_setaffinity(0, sizeof(all), &all);
+	return ret;
+}
+
 int puppet_hold(struct puppet *p, struct puppet_held *held, __u32 opcode,
 		unsigned int nr)
 {
@@ -671,6 +946,29 @@ int puppet_release_all(struct puppet *p, struct puppet_held *held)
 	while (held->nr && !ret)
 		ret = puppet_release(p, held);
 	return ret;
+}
+
+unsigned int puppet_nr_forgets(const struct puppet_req *req)
+{
+	switch (req->in.opcode) {
+	case FUSE_FORGET:
+		return 1;
+	case FUSE_BATCH_FORGET:
+		return req->batch_forget.count;
+	default:
+		return 0;
+	}
+}
+
+struct fuse_forget_one puppet_forget(const struct puppet_req *req,
+				     unsigned int i)
+{
+	if (req->in.opcode == FUSE_FORGET)
+		return (struct fuse_forget_one){
+			.nodeid = req->in.nodeid,
+			.nlookup = req->forget.nlookup,
+		};
+	return req->forgets[i];
 }
 
 int request_stats_for_ever(const void *path)

@@ -26,6 +26,7 @@ struct puppet_options {
 	unsigned int	depth;
 	unsigned int	background;
 	unsigned int	payload;
+	unsigned int	control;
 	/* Flags for the io_uring, such as IORING_SETUP_SQE128. */
 	unsigned int	uring_flags;
 	/* Answer to FUSE_INIT; zeroes stand for what most tests want. */
@@ -39,16 +40,29 @@ struct puppet {
 	struct puppet_options opt;
 	int		fd;		/* /dev/fuse, or -1 */
 	int		conn;		/* number under TEST_FUSECTL */
-	bool		dev_ended;	/* nothing comes over fd any more */
+	bool		dev_ended;	/* fd is not read (any more) */
 
 	bool		have_uring;
 	struct io_uring	uring;
 	struct fuse_uring_setup setup;
 	char		**map;		/* one mapping per queue */
+	/* Completions of slots that came while something else was awaited. */
+	struct puppet_cqe *kept;
+	unsigned int	kept_first;
+	unsigned int	kept_nr;
+	unsigned int	kept_size;
 
 	char		*buf;		/* for one message over fd */
 	size_t		buf_size;
 	struct fuse_init_in init_in;
+};
+
+/* Other commands than those of slots: their completions are known by this. */
+#define PUPPET_CALL	((__u64)1 << 63)
+
+struct puppet_cqe {
+	__u64	tag;
+	int		res;
 };
 
 /* A request that the test holds. */
@@ -68,6 +82,15 @@ struct puppet_req {
 		struct fuse_open_in	open;
 		struct fuse_interrupt_in interrupt;
 		struct fuse_getattr_in	getattr;
+		struct fuse_forget_in	forget;
+		struct {
+			struct fuse_batch_forget_in batch_forget;
+			struct fuse_forget_one	forgets[];
+		};
+		struct {
+			struct fuse_notify_retrieve_in retrieve;
+			char	retrieved[];
+		};
 		char			arg[2 << 20];
 	};
 };
@@ -86,6 +109,8 @@ int puppet_map(struct puppet *p);	/* all queues */
 int puppet_uring(struct puppet *p);	/* an io_uring */
 int puppet_arm(struct puppet *p);	/* FETCH for all slots */
 int puppet_arm_queue(struct puppet *p, unsigned int qid);
+int puppet_arm_slots(struct puppet *p, unsigned int qid, unsigned int first,
+		     unsigned int nr);
 int puppet_init(struct puppet *p);	/* waits for FUSE_INIT, answers it */
 
 /*
@@ -148,6 +173,38 @@ int puppet_cqe(struct puppet *p, unsigned int ms);
 int puppet_command_now(struct puppet *p, __u32 cmd_op,
 		       const struct fuse_uring_req_cmd *cmd);
 
+/* Withdraws the slots of a queue; what becomes of them puppet_next() tells. */
+int puppet_detach(struct puppet *p, unsigned int qid);
+
+/*
+ * A notification: @payload is what follows struct fuse_out_header.  Over the
+ * ring by a command, else by write(2).  Returns what write(2) returns, or a
+ * negative errno.  Requests that come meanwhile are kept for puppet_next().
+ */
+int puppet_notify(struct puppet *p, int code, const void *payload, size_t len);
+
+/* The same with a whole message, good or bad. */
+int puppet_message(struct puppet *p, const void *msg, size_t len);
+
+/*
+ * The same in two steps, for those that wait for something that the test has
+ * to do; over /dev/fuse a thread does the write(2).  NULL when it could not be
+ * begun.  puppet_call_end() says -ETIMEDOUT when it goes on, else it is freed.
+ */
+struct puppet_call;
+
+struct puppet_call *puppet_notify_start(struct puppet *p, int code,
+					const void *payload, size_t len);
+struct puppet_call *puppet_message_start(struct puppet *p, const void *msg,
+					 size_t len);
+int puppet_call_end(struct puppet *p, struct puppet_call *call,
+		    unsigned int ms);
+
+/* Ring only: a command of which each field is the test's choice. */
+struct puppet_call *puppet_call_start(struct puppet *p, __u32 cmd_op,
+				      const struct fuse_uring_req_cmd *cmd,
+				      const void *addr, size_t len);
+
 /*
  * Requests, for requester_start(): @arg is a path, or a struct puppet_io.
  * They return 0 or a negative errno.
@@ -164,6 +221,14 @@ int request_stat(const void *path);
 int request_open(const void *path);
 int request_read(const void *puppet_io);
 int request_write(const void *puppet_io);
+
+/* Binds the caller to a CPU whose requests go to this queue. */
+int puppet_bind(struct puppet *p, unsigned int qid);
+
+/* A requester whose requests go to this queue while it is live. */
+int puppet_requester_at(struct puppet *p, unsigned int qid,
+			struct requester *r, int (*fn)(const void *arg),
+			const void *arg);
 
 /* Asks for readahead, PUPPET_READAHEAD bytes a request in the background. */
 int request_readahead(const void *puppet_io);
@@ -185,6 +250,13 @@ int puppet_hold(struct puppet *p, struct puppet_held *held, __u32 opcode,
 /* Answers and forgets the first one, or all. */
 int puppet_release(struct puppet *p, struct puppet_held *held);
 int puppet_release_all(struct puppet *p, struct puppet_held *held);
+
+/* How many single forgets a message has, 0 when it is no such message. */
+unsigned int puppet_nr_forgets(const struct puppet_req *req);
+
+/* The @i-th of them. */
+struct fuse_forget_one puppet_forget(const struct puppet_req *req,
+				     unsigned int i);
 
 /* So many stat(2) calls that not all of them can be answered from a cache. */
 int request_stats_for_ever(const void *path);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * The server: mounts, answers FUSE_INIT, finds the handler of a request, and
- * keeps the threads and the requests that wait.  See server.h.
+ * has the threads and the requests that wait.  See server.h.
  */
 
 #include <errno.h>
@@ -14,15 +14,13 @@
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/mount.h>
-#include <sys/prctl.h>
 #include <sys/signalfd.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "internal.h"
 #include "util.h"
 
-static char error_text[256];
+static char error_text[SERVER_ERROR_LEN];
 
 const char *server_error(void)
 {
@@ -231,6 +229,16 @@ void server_fill_init(const struct server_opts *opts,
 	out->max_pages = (out->max_write + page - 1) / page;
 }
 
+static void negotiated(struct server *srv, const struct fuse_init_in *in,
+		       const struct fuse_init_out *out)
+{
+	srv->init_in = *in;
+	srv->init_out = *out;
+	if (srv->opts.fs->init)
+		srv->opts.fs->init(srv->opts.fs, &srv->init_out);
+	srv->setxattr_ext = srv->init_out.flags & FUSE_SETXATTR_EXT;
+}
+
 static void op_init(struct server_req *req)
 {
 	const struct fuse_init_in *in = req->op;
@@ -244,12 +252,18 @@ static void op_init(struct server_req *req)
 		return;
 	}
 	server_fill_init(&srv->opts, in, &out, srv->payload_max);
-	if (srv->opts.fs->init)
-		srv->opts.fs->init(req, &out);
-	srv->init_in = *in;
-	srv->init_out = out;
-	srv->setxattr_ext = out.flags & FUSE_SETXATTR_EXT;
-	server_reply_buf(req, &out, sizeof(out));
+	negotiated(srv, in, &out);
+	if (srv->opts.keep) {
+		/*
+		 * If this server dies before the kernel has the answer, the
+		 * next one gets INIT again, and will say the same.
+		 */
+		srv->opts.keep->init_in = srv->init_in;
+		srv->opts.keep->init_out = srv->init_out;
+		__atomic_store_n(&srv->opts.keep->inited, true,
+				 __ATOMIC_RELEASE);
+	}
+	server_reply_buf(req, &srv->init_out, sizeof(srv->init_out));
 
 	pthread_mutex_lock(&srv->lock);
 	srv->init_done = true;
@@ -323,8 +337,10 @@ static void *thread_main(void *arg)
 void server_add_thread(struct server *srv, struct server_thread *t)
 {
 	t->srv = srv;
+	pthread_mutex_lock(&srv->lock);
 	t->next = srv->threads;
 	srv->threads = t;
+	pthread_mutex_unlock(&srv->lock);
 }
 
 int server_start_thread(struct server_thread *t)
@@ -421,18 +437,49 @@ static int check_opts(const struct server_opts *opts)
 		what = "a server needs a mount point and a filesystem";
 	else if (opts->max_write && opts->max_write < 4096)
 		what = "max_write is at least 4096 bytes";
+	else if (opts->keep && !opts->fs->survives)
+		what = "this filesystem does not outlive its server";
 	else if (opts->transport == SERVER_DEV)
 		return 0;
 	else if (opts->queue_depth > FUSE_URING_MAX_QUEUE_DEPTH)
 		what = "a queue cannot be that deep";
 	else if (opts->queue_depth && opts->nr_background > opts->queue_depth)
 		what = "more background requests than slots in a queue";
+	else if (opts->nr_control > FUSE_URING_MAX_CONTROL)
+		what = "a queue cannot have that many control slots";
 	else if (opts->payload_size && opts->payload_size < FUSE_URING_MIN_PAYLOAD)
 		what = "the payload size is at least 68 KiB";
 	return what ? server_refuse(what) : 0;
 }
 
+/* A server for another one that has died */
+static int take_over(struct server *srv)
+{
+	const struct server_keep *keep = srv->opts.keep;
+	int ret;
+
+	/* INIT does not come again, unless it has not been answered yet */
+	if (__atomic_load_n(&keep->inited, __ATOMIC_ACQUIRE)) {
+		negotiated(srv, &keep->init_in, &keep->init_out);
+		srv->init_done = true;
+	}
+	/*
+	 * What the other one had in its hands.  Over /dev/fuse this must come
+	 * before the first read(2), for the kernel cannot tell that from ours.
+	 */
+	ret = server_notify(srv, FUSE_NOTIFY_RESEND, NULL, 0);
+	return ret ? server_set_error(ret, "cannot take over") : 0;
+}
+
 struct server *server_start(const struct server_opts *opts)
+{
+	if (!opts->keep)
+		return server_begin(opts, -1);
+	errno = -server_refuse("a server with a holder is a process");
+	return NULL;
+}
+
+struct server *server_begin(const struct server_opts *opts, int dev_fd)
 {
 	static const struct sigaction kick = { .sa_handler = kicked };
 	struct server_thread *t;
@@ -463,19 +510,30 @@ struct server *server_start(const struct server_opts *opts)
 	if (!opts->fs->ops[FUSE_DESTROY])
 		srv->ops[FUSE_DESTROY] = op_ok;
 
-	srv->mountpoint = realpath(opts->mountpoint, NULL);
+	/* When it is mounted already, to look at the path would be a request */
+	srv->mountpoint = dev_fd < 0 ? realpath(opts->mountpoint, NULL) :
+				       strdup(opts->mountpoint);
 	if (!srv->mountpoint) {
 		ret = server_set_error(-errno, opts->mountpoint);
 		goto out_free;
 	}
-	srv->fd = server_mount(srv->mountpoint, opts->mount_opts,
-			       opts->mount_flags);
+	srv->fd = dev_fd;
+	if (dev_fd < 0)
+		srv->fd = server_mount(srv->mountpoint, opts->mount_opts,
+				       opts->mount_flags);
 	if (srv->fd < 0) {
 		ret = srv->fd;
 		goto out_free;
 	}
 
-	ret = opts->transport == SERVER_RING ? ring_setup(srv) : dev_setup(srv);
+	ret = opts->fs->begin ? opts->fs->begin(opts->fs) : 0;
+	if (ret)
+		server_set_error(ret, "the filesystem cannot begin");
+	else
+		ret = opts->transport == SERVER_RING ? ring_setup(srv) :
+						       dev_setup(srv);
+	if (!ret && opts->keep && opts->keep->starts > 1)
+		ret = take_over(srv);
 	for (t = srv->threads; t && !ret; t = t->next)
 		ret = server_start_thread(t);
 	if (ret)
@@ -487,8 +545,8 @@ struct server *server_start(const struct server_opts *opts)
 	ret = srv->error;
 	pthread_mutex_unlock(&srv->lock);
 	/*
-	 * Only now: before INIT has come by the ring, a reader on /dev/fuse
-	 * could catch it there.
+	 * With control slots, nothing comes by /dev/fuse.  Otherwise only now:
+	 * before INIT has come by the ring, a reader could catch it there.
 	 */
 	if (!ret && srv->ring && !ring_granted(srv)->nr_control)
 		ret = dev_start_reader(srv);
@@ -496,7 +554,9 @@ struct server *server_start(const struct server_opts *opts)
 		return srv;
 
 out_umount:
-	umount2(srv->mountpoint, MNT_DETACH);
+	/* A holder does that, after it has closed the connection */
+	if (dev_fd < 0)
+		umount2(srv->mountpoint, MNT_DETACH);
 	threads_stop(srv);
 out_free:
 	server_free(srv);
@@ -549,87 +609,6 @@ bool server_wait_signal(struct server *srv, const sigset_t *set)
 	return pfd[0].revents;
 }
 
-/* Nothing of where it was started from is kept */
-static void detach(void)
-{
-	int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-
-	if (fd >= 0) {
-		dup2(fd, 0);
-		dup2(fd, 1);
-		dup2(fd, 2);
-		close(fd);
-	}
-	if (chdir("/"))
-		_exit(1);
-}
-
-struct fork_report {
-	int err;
-	char text[sizeof(error_text)];
-};
-
-pid_t server_fork(const struct server_opts *opts)
-{
-	struct fork_report report = { 0 };
-	struct server *srv;
-	sigset_t set, old;
-	int fds[2];
-	pid_t pid;
-
-	if (pipe2(fds, O_CLOEXEC)) {
-		server_set_error(-errno, "cannot make a pipe");
-		return -1;
-	}
-	/* Before the fork, so that the child cannot miss one */
-	sigemptyset(&set);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGINT);
-	sigprocmask(SIG_BLOCK, &set, &old);
-	fflush(NULL);
-	pid = fork();
-	if (!pid) {
-		close(fds[0]);
-		if (opts->detach)
-			setsid();
-		else
-			prctl(PR_SET_PDEATHSIG, SIGKILL);
-		srv = server_start(opts);
-		if (!srv) {
-			report.err = errno;
-			memcpy(report.text, error_text, sizeof(error_text));
-		}
-		if (write(fds[1], &report, sizeof(report)) < 0)
-			_exit(1);
-		close(fds[1]);
-		if (!srv)
-			_exit(1);
-		if (opts->detach)
-			detach();
-		server_wait_signal(srv, &set);
-		server_stop(srv);
-		_exit(0);
-	}
-	sigprocmask(SIG_SETMASK, &old, NULL);
-	close(fds[1]);
-	if (pid < 0) {
-		report.err = errno;
-		server_set_error(-errno, "cannot fork");
-	} else if (read(fds[0], &report, sizeof(report)) != sizeof(report)) {
-		report.err = ECHILD;
-		server_set_error(-ECHILD, "the server died while it started");
-	} else if (report.err) {
-		memcpy(error_text, report.text, sizeof(error_text));
-	}
-	close(fds[0]);
-	if (!report.err)
-		return pid;
-	if (pid > 0)
-		waitpid(pid, NULL, 0);
-	errno = report.err;
-	return -1;
-}
-
 /* Small questions */
 
 void fs_free(struct server_fs *fs)
@@ -669,33 +648,72 @@ __u64 server_count(struct server *srv, enum server_transport by,
 	struct server_thread *t;
 	__u64 sum = 0;
 
-	if (opcode < PROTO_NR_OPS)
-		for (t = srv->threads; t; t = t->next)
-			if (t->transport == by)
-				sum += __atomic_load_n(&t->count[opcode],
-						       __ATOMIC_RELAXED);
+	pthread_mutex_lock(&srv->lock);
+	for (t = srv->threads; t && opcode < PROTO_NR_OPS; t = t->next)
+		if (t->transport == by)
+			sum += __atomic_load_n(&t->count[opcode],
+					       __ATOMIC_RELAXED);
+	pthread_mutex_unlock(&srv->lock);
 	return sum;
+}
+
+/* Notifications */
+
+struct fuse_out_header *server_notify_msg(int code, const void *payload,
+					  size_t len)
+{
+	struct fuse_out_header *msg = malloc(sizeof(*msg) + len);
+
+	/* unique 0 says that this is no reply, and error what it is */
+	if (msg) {
+		msg->len = sizeof(*msg) + len;
+		msg->error = code;
+		msg->unique = 0;
+		if (len)
+			memcpy(msg + 1, payload, len);
+	}
+	return msg;
 }
 
 int server_notify(struct server *srv, int code, const void *payload,
 		  size_t len)
 {
-	struct fuse_out_header *msg;
+	static const struct fuse_uring_req_cmd none;
+	struct fuse_out_header *msg = server_notify_msg(code, payload, len);
 	ssize_t ret;
 
-	/* unique 0 says that this is no reply, and error what it is */
-	msg = malloc(sizeof(*msg) + len);
 	if (!msg)
 		return -ENOMEM;
-	msg->len = sizeof(*msg) + len;
-	msg->error = code;
-	msg->unique = 0;
-	memcpy(msg + 1, payload, len);
-	ret = write(srv->fd, msg, msg->len);
+	if (ring_notifies(srv)) {
+		ret = side_ring_cmd(srv->side, FUSE_URING_REQ_NOTIFY, &none,
+				    msg, msg->len);
+	} else {
+		ret = write(srv->fd, msg, msg->len);
+		if (ret < 0)
+			ret = -errno;
+	}
 	if (ret >= 0)
 		ret = (size_t)ret == msg->len ? 0 : -EIO;
-	else
-		ret = -errno;
 	free(msg);
 	return ret;
+}
+
+int server_notify_start(struct server_req *req, int code, const void *payload,
+			size_t len, __u64 tag)
+{
+	const struct server_opts *opts = &req->srv->opts;
+	struct fuse_out_header *msg = server_notify_msg(code, payload, len);
+	ssize_t ret;
+
+	if (!msg)
+		return -ENOMEM;
+	if (req->hdr && ring_notifies(req->srv))
+		return ring_notify_start(req, msg, tag);
+	ret = write(req->srv->fd, msg, msg->len);
+	if (ret < 0)
+		ret = -errno;
+	free(msg);
+	if (opts->raw_done)
+		opts->raw_done(tag, ret, opts->hook_arg);
+	return 0;
 }

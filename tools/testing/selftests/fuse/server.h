@@ -29,6 +29,7 @@
 
 struct server;
 struct server_fs;
+struct server_keep;
 struct server_req;
 struct server_thread;
 
@@ -66,6 +67,7 @@ struct server_req {
 
 	/* Private to server.c and the transports */
 	bool deferred;
+	bool idle;			/* ring: detached slot */
 	__u64 refused;			/* commit_id of a bad reply */
 	struct server_thread *thread;
 	bool (*cancel)(struct server_req *req);
@@ -86,16 +88,27 @@ struct server_fs {
 	const char *name;
 	const server_op_t *ops;		/* array of PROTO_NR_OPS */
 	void *priv;
+	/*
+	 * All state that nodeid and fh refer to is shared with servers that are
+	 * forked after this one, see server_keep_new()
+	 */
+	bool survives;
+	/* optional: a server is about to use it; 0 or a negative errno */
+	int (*begin)(struct server_fs *fs);
 	/* optional: the connection's features are known, nothing was asked */
-	void (*init)(struct server_req *req, struct fuse_init_out *out);
+	void (*init)(struct server_fs *fs, struct fuse_init_out *out);
 	/* for fs_free() */
 	void (*free)(struct server_fs *fs);
 };
 
 /* In-memory tree: every opcode, see fs_mem.c for ioctl and poll */
 struct server_fs *fs_mem_new(void);
-/* The tree below a directory; NULL and errno when it cannot be opened */
-struct server_fs *fs_passthrough_new(const char *dir);
+/*
+ * The tree below a directory; NULL and errno when it cannot be opened.  With
+ * survive, its files can be taken over by another server, see fs_passthrough.c
+ * for what that needs and what gets lost.
+ */
+struct server_fs *fs_passthrough_new(const char *dir, bool survive);
 /* One file "null" of that size; whatever is written or created is forgotten */
 struct server_fs *fs_null_new(__u64 size);
 void fs_free(struct server_fs *fs);
@@ -110,9 +123,11 @@ struct server_opts {
 	enum server_transport transport;
 
 	/*
-	 * Asked before the filesystem for every request, FUSE_INIT and (over
-	 * /dev/fuse) FUSE_INTERRUPT and FORGET included.  Returns true when it
-	 * answered or deferred the request, false when the request shall go on.
+	 * Asked before the filesystem for every request, FUSE_INIT,
+	 * FUSE_INTERRUPT and FORGET included.  Returns true when it answered or
+	 * deferred the request, false when the request shall go on.  The answer
+	 * to FUSE_INTERRUPT may be -EAGAIN, to be told again, or PROTO_NO_SUCH_OP
+	 * for no more interrupts at all.
 	 */
 	bool (*hook)(struct server_req *req, void *arg);
 	void *hook_arg;
@@ -123,13 +138,25 @@ struct server_opts {
 	unsigned int nr_background;
 	unsigned int payload_size;
 	unsigned int threads_per_queue;	/* 0: 1; they share the slots */
-	/* Called with the result of a command of server_raw_cmd() */
+	/*
+	 * Control slots of each queue, 0: 2.  FORGET, BATCH_FORGET and INTERRUPT
+	 * come by these, to the queue's first thread; so one thread is not
+	 * enough for handlers that block and want to know of interrupts.  With
+	 * no_control, or when the kernel has none, a thread of its own reads
+	 * these from /dev/fuse.
+	 */
+	unsigned int nr_control;
+	bool no_control;
+	/*
+	 * Called with the result of a command of server_raw_cmd() or
+	 * server_notify_start()
+	 */
 	void (*raw_done)(__u64 tag, int res, void *hook_arg);
 
 	/*
 	 * /dev/fuse: number of threads, 0 for one per CPU; all but the first
 	 * have a clone (FUSE_DEV_IOC_CLONE) of the descriptor unless no_clone
-	 * is set.  They run where the scheduler wants them: any of them may
+	 * or keep is set.  They run where the scheduler wants them: any of them may
 	 * get any request.
 	 */
 	unsigned int nr_threads;
@@ -160,6 +187,8 @@ struct server_opts {
 
 	/* server_fork(): outlive the caller, in a session of its own */
 	bool detach;
+	/* server_fork() and server_hold(): start again when the server dies */
+	struct server_keep *keep;
 	/* Called by server_stop() when no thread is left */
 	void (*at_exit)(struct server *srv);
 
@@ -193,6 +222,47 @@ struct server *server_start(const struct server_opts *opts);
 pid_t server_fork(const struct server_opts *opts);
 
 /*
+ * Servers that are started again
+ *
+ * With opts->keep, server_fork() makes a holder: a process that opens and mounts
+ * /dev/fuse, forks the server, and does nothing but wait for it.  When the
+ * server is killed by a signal, the holder, whose descriptor has kept the
+ * connection meanwhile, forks another one.  That makes a new ring on the same
+ * connection and asks the kernel to send again what the dead one had not
+ * answered.  Such requests have FUSE_UNIQUE_RESEND in their unique id, and may
+ * have been executed.  FUSE_INIT does not come again.
+ *
+ * The filesystem object is made before the holder, so each server finds it as
+ * if it were the first; what has to survive must be in shared memory.
+ *
+ * Requesters notice nothing but the time it takes.  Over /dev/fuse there is a
+ * small chance left: what the kernel is copying for a thread while that is
+ * killed can end with -EIO.
+ *
+ * server_fork() returns the pid of the holder.  It ends as the server does when
+ * that ends by itself, unmounted or by SIGTERM; SIGTERM to the holder does the
+ * same.  Killing the holder kills the server, too.  The holder gives up, and so
+ * ends the connection, at the fifth time within ten seconds that a server dies
+ * before it has got to serve or by another signal than SIGKILL.
+ */
+struct server_keep *server_keep_new(void);	/* one per mount; NULL and errno */
+void server_keep_free(struct server_keep *keep);
+/*
+ * The process that serves or is about to, 0 while there is none.  Nobody takes
+ * the number away when the holder is killed.
+ */
+pid_t server_keep_pid(const struct server_keep *keep);
+/* How many servers have got to serve: goes up when the next has taken over */
+unsigned int server_keep_served(const struct server_keep *keep);
+
+/*
+ * The caller becomes the holder, until the filesystem is unmounted.  It should
+ * have no threads.  Returns the server's exit status, or -1 with errno when the
+ * first server could not start.
+ */
+int server_hold(const struct server_opts *opts);
+
+/*
  * Unmounts, waits for the threads and frees the server (not its filesystem).
  * A busy filesystem is detached and the connection closed, which lasts until
  * children that have inherited the descriptor close it too.  Returns 0, or
@@ -223,10 +293,42 @@ __u64 server_count(struct server *srv, enum server_transport by,
 
 /*
  * Sends a notification: code is FUSE_NOTIFY_*, payload what follows
- * struct fuse_out_header.  Returns 0 or a negative errno.
+ * struct fuse_out_header.  Returns 0 or a negative errno, when the kernel is
+ * done with it.
+ *
+ * From any thread but those that serve: to forget about pages or names, the
+ * kernel waits for requests that are under way there, maybe the one that the
+ * handler is about to answer.  FUSE_NOTIFY_POLL waits for nothing and can be
+ * sent from a handler.
  */
 int server_notify(struct server *srv, int code, const void *payload,
 		  size_t len);
+
+/*
+ * From a hook or a handler: sends a notification together with the answers of
+ * the thread, waiting for nothing.  raw_done of the options is called in the
+ * same thread with tag and what write(2) of the message would have returned, or
+ * a negative errno.  Returns 0 when that is to come.
+ *
+ * Without a ring (or a kernel that takes notifications by it) write(2) is what
+ * is done, and raw_done called before this returns, so there a handler must not
+ * say what could wait for its own request.
+ */
+int server_notify_start(struct server_req *req, int code, const void *payload,
+			size_t len, __u64 tag);
+
+/*
+ * Ring: takes the connection back to /dev/fuse, and to the ring again.  Returns
+ * 0 or a negative errno; for one thread at a time.
+ *
+ * server_detach() starts threads as they are with SERVER_DEV, which stay until
+ * the end, and withdraws all slots: from then on requests come by /dev/fuse,
+ * except for those that a handler has in its hands, which are answered where
+ * they are.  server_attach() tells the threads to arm their slots again; until
+ * the first one has done that requests come by /dev/fuse still.
+ */
+int server_detach(struct server *srv);
+int server_attach(struct server *srv);
 
 /* Replies.  err is 0 or a negative errno. */
 void server_reply_err(struct server_req *req, int err);

@@ -132,9 +132,25 @@ TEST_F(setup, twice)
 	struct fuse_uring_setup again = { .size = sizeof(again) };
 
 	ASSERT_EQ(0, puppet_setup(&self->p));
-	EXPECT_EQ(-EBUSY, setup(self->p.fd, &again));
 	ASSERT_EQ(0, use_ring(&self->p));
 	EXPECT_EQ(-EBUSY, setup(self->p.fd, &again));
+	EXPECT_EQ(2, ring_stat(self->p.conn, "queue_depth"));
+}
+
+/* One that nobody has used makes room for another one. */
+TEST_F(setup, twice_before_use)
+{
+	struct fuse_uring_setup first = {
+		.size = sizeof(first),
+		.nr_queues = 1,
+		.queue_depth = 7,
+	};
+
+	ASSERT_EQ(0, setup(self->p.fd, &first));
+	EXPECT_EQ(7, ring_stat(self->p.conn, "queue_depth"));
+	ASSERT_EQ(0, puppet_setup(&self->p));
+	EXPECT_EQ(2, ring_stat(self->p.conn, "queue_depth"));
+	ASSERT_EQ(0, use_ring(&self->p));
 }
 
 TEST_F(setup, on_another_file)
@@ -183,7 +199,10 @@ TEST_F(setup, defaults)
 	EXPECT_EQ(4, arg.nr_background);
 	EXPECT_LE(FUSE_URING_MIN_PAYLOAD, arg.payload_size);
 	EXPECT_EQ(0, arg.payload_size % getpagesize());
-	EXPECT_EQ(FUSE_URING_FEAT_INIT, arg.features & FUSE_URING_FEAT_INIT);
+	EXPECT_EQ(0, arg.nr_control);
+	EXPECT_EQ(FUSE_URING_FEAT_INIT | FUSE_URING_FEAT_NOTIFY |
+		  FUSE_URING_FEAT_DETACH | FUSE_URING_FEAT_RESTART,
+		  arg.features);
 }
 
 /* One queue's headers and at least one payload lie inside the mapping. */
@@ -220,16 +239,75 @@ TEST_F(setup, payload_is_rounded_up)
 	ASSERT_EQ(0, use_ring(&self->p));
 }
 
-TEST_F(setup, no_control_slots_yet)
+TEST_F(setup, control_slots)
 {
-	struct fuse_uring_setup arg = {
-		.size = sizeof(arg),
-		.nr_queues = 1,
-		.nr_control = 2,
-	};
+	static const unsigned int want[] = { 0, 1, 2, 3, 63, 64 };
+	unsigned int i, granted;
+	__u64 size = 0;
 
-	ASSERT_EQ(0, setup(self->p.fd, &arg));
-	EXPECT_EQ(0, arg.nr_control);
+	for (i = 0; i < ARRAY_SIZE(want); i++) {
+		struct fuse_uring_setup arg = {
+			.size = sizeof(arg),
+			.nr_queues = 1,
+			.queue_depth = 2,
+			.payload_size = FUSE_URING_MIN_PAYLOAD,
+			.nr_control = want[i],
+		};
+
+		ASSERT_EQ(0, setup(self->p.fd, &arg));
+		/* One alone could not carry both forgets and interrupts. */
+		granted = want[i] == 1 ? 2 : want[i];
+		EXPECT_EQ(granted, arg.nr_control);
+		EXPECT_EQ(2, arg.queue_depth);
+		EXPECT_EQ(granted, ring_stat(self->p.conn, "control_depth"));
+		EXPECT_LE(size + (want[i] == 3 || want[i] == 63 ?
+				  getpagesize() : 0), arg.mmap_size);
+		size = arg.mmap_size;
+		EXPECT_LE(arg.header_offset +
+			  (2ULL + granted) * arg.header_stride,
+			  arg.payload_offset);
+	}
+}
+
+/* The areas of three slots in use, one of them a control slot, lie apart. */
+TEST_F(setup, control_layout)
+{
+	struct fuse_uring_setup *s = &self->p.setup;
+	static struct puppet_held held;
+	struct requester r[2];
+	size_t headers;
+	unsigned int i, j;
+
+	self->p.opt.control = 2;
+	ASSERT_EQ(0, puppet_setup(&self->p));
+	ASSERT_EQ(2, s->nr_control);
+	ASSERT_EQ(0, use_ring(&self->p));
+	for (i = 0; i < 2; i++)
+		ASSERT_EQ(0, requester_start(&r[i], request_stat,
+					     TEST_MNT "/f2"));
+	ASSERT_EQ(0, puppet_hold(&self->p, &held, FUSE_GETATTR, 2));
+	kill(r[0].pid, SIGKILL);
+	ASSERT_EQ(0, puppet_hold(&self->p, &held, FUSE_INTERRUPT, 3));
+	EXPECT_TRUE(held.req[2]->slot == 2 || held.req[2]->slot == 3);
+	headers = s->header_offset + 4 * s->header_stride;
+	for (i = 0; i < 3; i++) {
+		size_t from = held.req[i]->payload - self->p.map[0];
+		size_t to = from + held.req[i]->capacity;
+
+		EXPECT_GE(s->mmap_size, to);
+		if (!held.req[i]->capacity)
+			continue;
+		EXPECT_LE(headers, from);
+		for (j = 0; j < i; j++)
+			EXPECT_TRUE(held.req[j]->payload >=
+				    self->p.map[0] + to ||
+				    held.req[j]->payload +
+				    held.req[j]->capacity <=
+				    self->p.map[0] + from);
+	}
+	ASSERT_EQ(0, puppet_release_all(&self->p, &held));
+	EXPECT_EQ(-SIGKILL, puppet_serve(&self->p, &r[0]));
+	EXPECT_EQ(0, puppet_serve(&self->p, &r[1]));
 }
 
 /* A newer program on this kernel: what it does not use may be longer. */
@@ -403,6 +481,22 @@ FIXTURE_VARIANT_ADD(setup_refuses, background_huge) {
 	.arg = {
 		.size = sizeof(struct fuse_uring_setup),
 		.nr_background = ~0U,
+	},
+	.error = -EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(setup_refuses, control_over_maximum) {
+	.arg = {
+		.size = sizeof(struct fuse_uring_setup),
+		.nr_control = FUSE_URING_MAX_CONTROL + 1,
+	},
+	.error = -EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(setup_refuses, control_huge) {
+	.arg = {
+		.size = sizeof(struct fuse_uring_setup),
+		.nr_control = ~0U,
 	},
 	.error = -EINVAL,
 };

@@ -108,6 +108,9 @@ TEST_F(stats, shape)
 	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "live"));
 	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "parked"));
 	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "busy"));
+	EXPECT_EQ(0, ring_stat(self->p.conn, "control_depth"));
+	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "control_parked"));
+	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "control_busy"));
 	EXPECT_EQ(-1, ring_queue_stat(self->p.conn, 1, "live"));
 
 	ASSERT_EQ(0, puppet_map(&self->p));
@@ -150,6 +153,9 @@ TEST_F(stats, synchronous)
 	EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
 	EXPECT_EQ(0, ring_stat(self->p.conn, "interrupts_dev"));
 	EXPECT_EQ(0, ring_stat(self->p.conn, "notifications_dev"));
+	EXPECT_EQ(0, ring_stat(self->p.conn, "forgets_ring"));
+	EXPECT_EQ(0, ring_stat(self->p.conn, "interrupts_ring"));
+	EXPECT_EQ(0, ring_stat(self->p.conn, "notifications_ring"));
 }
 
 TEST_F(stats, background)
@@ -177,6 +183,60 @@ TEST_F(stats, background)
 	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "pending"));
 }
 
+/* What goes by control slots and commands, and nothing of it twice. */
+TEST_F(stats, control)
+{
+	struct fuse_notify_inval_inode_out inval = { .ino = FUSE_ROOT_ID };
+	static struct puppet_held held;
+	static struct puppet_req req;
+	struct requester r;
+	int i;
+
+	self->p.opt.control = 3;
+	ASSERT_EQ(0, start(&self->p));
+	EXPECT_EQ(3, ring_stat(self->p.conn, "control_depth"));
+	EXPECT_EQ(3, ring_queue_stat(self->p.conn, 0, "control_parked"));
+	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "control_busy"));
+	EXPECT_EQ(4, ring_queue_stat(self->p.conn, 0, "parked"));
+	EXPECT_EQ(self->p.setup.mmap_size / getpagesize(),
+		  ring_queue_stat(self->p.conn, 0, "pages"));
+
+	for (i = 1; i <= 3; i++) {
+		ASSERT_LT(0, puppet_notify(&self->p, FUSE_NOTIFY_INVAL_INODE,
+					   &inval, sizeof(inval)));
+		EXPECT_EQ(i, ring_stat(self->p.conn, "notifications_ring"));
+	}
+
+	ASSERT_EQ(0, requester_start(&r, request_stat, FILE2));
+	ASSERT_EQ(0, puppet_hold(&self->p, &held, FUSE_GETATTR, 1));
+	kill(r.pid, SIGKILL);
+	ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_INTERRUPT));
+	EXPECT_EQ(1, ring_stat(self->p.conn, "interrupts_ring"));
+	EXPECT_EQ(2, ring_queue_stat(self->p.conn, 0, "control_parked"));
+	EXPECT_EQ(1, ring_queue_stat(self->p.conn, 0, "control_busy"));
+	EXPECT_EQ(1, ring_queue_stat(self->p.conn, 0, "busy"));
+	ASSERT_EQ(0, puppet_answer(&self->p, &req));
+	EXPECT_EQ(3, ring_queue_stat(self->p.conn, 0, "control_parked"));
+	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "control_busy"));
+	ASSERT_EQ(0, puppet_release(&self->p, &held));
+	EXPECT_EQ(-SIGKILL, puppet_serve(&self->p, &r));
+
+	EXPECT_EQ(0, ring_stat(self->p.conn, "forgets_ring"));
+	ASSERT_EQ(0, file_write("/proc/sys/vm/drop_caches", "2"));
+	ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_FORGET));
+	EXPECT_EQ(1, ring_stat(self->p.conn, "forgets_ring"));
+	EXPECT_EQ(1, ring_queue_stat(self->p.conn, 0, "control_busy"));
+	EXPECT_EQ(0, ring_stat(self->p.conn, "forgets_pending"));
+	ASSERT_EQ(0, puppet_answer(&self->p, &req));
+	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "control_busy"));
+
+	EXPECT_EQ(0, ring_stat(self->p.conn, "interrupts_pending"));
+	EXPECT_EQ(0, ring_stat(self->p.conn, "forgets_dev"));
+	EXPECT_EQ(0, ring_stat(self->p.conn, "interrupts_dev"));
+	EXPECT_EQ(0, ring_stat(self->p.conn, "notifications_dev"));
+	EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
+}
+
 /* What still goes over /dev/fuse is counted there. */
 TEST_F(stats, device)
 {
@@ -195,6 +255,7 @@ TEST_F(stats, device)
 	ASSERT_EQ(0, start(&self->p));
 	ASSERT_EQ(sizeof(notify), write(self->p.fd, &notify, sizeof(notify)));
 	EXPECT_EQ(1, ring_stat(self->p.conn, "notifications_dev"));
+	EXPECT_EQ(0, ring_stat(self->p.conn, "notifications_ring"));
 
 	ASSERT_EQ(0, requester_start(&r, request_stat, FILE2));
 	ASSERT_EQ(0, puppet_hold(&self->p, &held, FUSE_GETATTR, 1));

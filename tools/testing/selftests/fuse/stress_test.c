@@ -279,30 +279,6 @@ static int count_tasks(void)
 	return n;
 }
 
-/* A line of /proc/meminfo, in KiB. */
-static long mem_kib(const char *key)
-{
-	char line[256];
-	long value = -1;
-	FILE *f = fopen("/proc/meminfo", "re");
-
-	while (f && fgets(line, sizeof(line), f))
-		if (!strncmp(line, key, strlen(key)))
-			value = atol(line + strlen(key));
-	if (f)
-		fclose(f);
-	return value;
-}
-
-/*
- * A kernel that looks for errors keeps freed memory for some time, and finds
- * leaks better than its figures do.
- */
-static bool memory_is_kept(void)
-{
-	return !access("/sys/kernel/debug/kmemleak", F_OK);
-}
-
 /* Requests in existence, where slabs are not merged; else -1. */
 static long slab_requests(void)
 {
@@ -310,7 +286,7 @@ static long slab_requests(void)
 	long value = -1;
 	FILE *f;
 
-	if (memory_is_kept())
+	if (kernel_debugs())
 		return -1;
 	f = fopen("/proc/slabinfo", "re");
 	while (f && fgets(line, sizeof(line), f))
@@ -427,7 +403,7 @@ TEST_F_TIMEOUT(cycles, leave_nothing, 3 * TEST_TIMEOUT)
 	       (mem_kib("VmallocUsed:") > vmalloc + 512 ||
 		mem_kib("Percpu:") > percpu + 256 ||
 		slab_requests() > requests + 64 ||
-		(!memory_is_kept() &&
+		(!kernel_debugs() &&
 		 mem_kib("MemAvailable:") < available - MEM_NOISE_KIB)))
 		sleep_ms(10);
 	EXPECT_EQ(tasks, count_tasks());
@@ -437,7 +413,7 @@ TEST_F_TIMEOUT(cycles, leave_nothing, 3 * TEST_TIMEOUT)
 	EXPECT_GE(percpu + 256, mem_kib("Percpu:"));
 	if (requests >= 0)
 		EXPECT_GE(requests + 64, slab_requests());
-	if (!memory_is_kept())
+	if (!kernel_debugs())
 		EXPECT_LE(available - MEM_NOISE_KIB, mem_kib("MemAvailable:"));
 }
 

@@ -48,13 +48,20 @@ static struct dev_req *dev_req_new(struct dev_thread *t)
 	/* The largest name and attribute value must fit as well */
 	size_t room = max_t(__u32, srv->payload_max, FUSE_URING_MIN_PAYLOAD);
 	struct dev_req *dev = calloc(1, sizeof(*dev));
+	int flags = MAP_PRIVATE | MAP_ANONYMOUS;
 
 	if (!dev)
 		return NULL;
 	room = (room + page - 1) & ~(page - 1);
 	dev->map_size = 2 * (page + room);
-	dev->map = mmap(NULL, dev->map_size, PROT_READ | PROT_WRITE,
-			MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	/*
+	 * A page that is not there yet is not made for a thread that is being
+	 * killed, and the request that should be copied there ends with -EIO.
+	 */
+	if (srv->opts.keep)
+		flags |= MAP_POPULATE;
+	dev->map = mmap(NULL, dev->map_size, PROT_READ | PROT_WRITE, flags, -1,
+			0);
 	if (dev->map == MAP_FAILED) {
 		free(dev);
 		return NULL;
@@ -102,8 +109,9 @@ static void dev_reply(struct server_req *req, int err, size_t len)
 	struct fuse_out_header *out = (struct fuse_out_header *)req->out - 1;
 	__u32 op = req->in->opcode;
 
+	/* To be told again of an interrupt, or never more, is an answer */
 	if (op == FUSE_FORGET || op == FUSE_BATCH_FORGET ||
-	    op == FUSE_INTERRUPT || op == FUSE_NOTIFY_REPLY)
+	    op == FUSE_NOTIFY_REPLY || (op == FUSE_INTERRUPT && !err))
 		goto out;
 	out->len = sizeof(*out) + len;
 	out->error = err;
@@ -148,7 +156,9 @@ static void dev_run(struct server_thread *st)
 			if (errno == EINTR || errno == EAGAIN || errno == ENOENT)
 				continue;
 			/* ENODEV: unmounted; ECONNABORTED: aborted */
-			if (errno != ENODEV && errno != ECONNABORTED)
+			if (errno == ENODEV || errno == ECONNABORTED)
+				ring_over(srv);
+			else
 				server_fail(srv, -errno, "reading /dev/fuse");
 			break;
 		}
@@ -204,7 +214,8 @@ static int dev_clone(struct dev_thread *t)
 	return 0;
 }
 
-int dev_setup(struct server *srv)
+/* All of the threads that options say; start: now, not by server_start() */
+static int dev_add_threads(struct server *srv, bool start)
 {
 	unsigned int i, nr = srv->opts.nr_threads;
 	struct dev_thread *t;
@@ -214,18 +225,42 @@ int dev_setup(struct server *srv)
 	if (!nr)
 		nr = sched_getaffinity(0, sizeof(cpus), &cpus) ?
 		     sysconf(_SC_NPROCESSORS_ONLN) : CPU_COUNT(&cpus);
-	srv->payload_max = srv->opts.max_write ? srv->opts.max_write : 1 << 20;
 	for (i = 0; i < nr; i++) {
 		t = dev_thread_new(srv);
 		if (!t)
 			return -ENOMEM;
-		if (i && !srv->opts.no_clone) {
+		/*
+		 * What was read from a clone ends with an error when the clone
+		 * is closed.  What was read from the holder's descriptor stays,
+		 * to be sent again.
+		 */
+		if (i && !srv->opts.no_clone && !srv->opts.keep) {
 			ret = dev_clone(t);
+			if (ret)
+				return ret;
+		}
+		if (start) {
+			ret = server_start_thread(&t->t);
 			if (ret)
 				return ret;
 		}
 	}
 	return 0;
+}
+
+int dev_setup(struct server *srv)
+{
+	srv->payload_max = srv->opts.max_write ? srv->opts.max_write : 1 << 20;
+	return dev_add_threads(srv, false);
+}
+
+int dev_start_readers(struct server *srv)
+{
+	int ret = srv->has_readers ? 0 : dev_add_threads(srv, true);
+
+	if (!ret)
+		srv->has_readers = true;
+	return ret;
 }
 
 int dev_start_reader(struct server *srv)

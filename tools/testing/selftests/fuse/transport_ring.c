@@ -10,7 +10,9 @@
  * costs one command, and all commands of a round cost one system call.
  *
  * Each thread has an io_uring and some slots of one queue; both are touched by
- * no other thread.
+ * no other thread.  The queue's first thread has its control slots as well.
+ * What comes by these is served and committed like everything else, though
+ * nobody waits for an answer: the commit gives the slot back.
  */
 
 #include <errno.h>
@@ -28,6 +30,9 @@
 struct ring {
 	struct fuse_uring_setup setup;
 	char **maps;			/* by queue */
+	/* How often the ring was detached or attached; odd: it is detached */
+	atomic_uint changes;
+	atomic_bool over;		/* the connection has ended */
 };
 
 struct ring_thread {
@@ -37,6 +42,8 @@ struct ring_thread {
 	struct server_req *reqs;	/* one per slot of this thread */
 	unsigned int nr_slots;
 	unsigned int nr_armed;		/* slots that still get requests */
+	unsigned int nr_idle;		/* detached, get requests later */
+	unsigned int changes;		/* of the ring, that we know of */
 	int cmd_fd;			/* /dev/fuse, or its registered index */
 	__u8 sqe_flags;
 
@@ -46,13 +53,16 @@ struct ring_thread {
 	__u64 wake_buf;
 };
 
-/* user_data is a server_req, WAKE, or a raw_cmd with this bit set */
-#define UD_RAW	1ULL
-#define UD_WAKE	2ULL
+/* user_data is a server_req, a raw_cmd with this bit set, or WAKE or DETACH */
+#define UD_RAW		1ULL
+#define UD_WAKE		2ULL
+#define UD_DETACH	4ULL
+#define UD_REQ_MASK	7ULL		/* 0 for a server_req */
 
 struct raw_cmd {
 	struct server_req *req;		/* of the slot it names, or NULL */
 	__u64 tag;
+	struct fuse_out_header *msg;	/* of a notification */
 };
 
 static __thread struct ring_thread *self;
@@ -69,8 +79,9 @@ static struct io_uring_sqe *ring_sqe(struct ring_thread *t)
 	return sqe;
 }
 
-static void ring_cmd(struct ring_thread *t, __u32 cmd_op,
-		     const struct fuse_uring_req_cmd *cmd, __u64 user_data)
+static struct io_uring_sqe *ring_cmd(struct ring_thread *t, __u32 cmd_op,
+				     const struct fuse_uring_req_cmd *cmd,
+				     __u64 user_data)
 {
 	struct io_uring_sqe *sqe = ring_sqe(t);
 
@@ -84,6 +95,7 @@ static void ring_cmd(struct ring_thread *t, __u32 cmd_op,
 	};
 	memcpy((char *)sqe + offsetof(struct io_uring_sqe, cmd), cmd,
 	       sizeof(*cmd));
+	return sqe;
 }
 
 static void ring_fetch(struct ring_thread *t, struct server_req *req)
@@ -112,18 +124,78 @@ static void ring_wake_arm(struct ring_thread *t)
 	sqe->user_data = UD_WAKE;
 }
 
-/* Only the thread that made an io_uring may submit to it */
-static void ring_answer_elsewhere(struct ring_thread *t, struct server_req *req)
+static void ring_wake(struct ring_thread *t)
 {
 	__u64 one = 1;
 
+	if (write(t->wake_fd, &one, sizeof(one)) < 0)
+		perror("eventfd");
+}
+
+static void ring_wake_all(struct server *srv)
+{
+	struct server_thread *t;
+
+	pthread_mutex_lock(&srv->lock);
+	for (t = srv->threads; t; t = t->next)
+		if (t->transport == SERVER_RING)
+			ring_wake((struct ring_thread *)t);
+	pthread_mutex_unlock(&srv->lock);
+}
+
+/* Only the thread that made an io_uring may submit to it */
+static void ring_answer_elsewhere(struct ring_thread *t, struct server_req *req)
+{
 	req->reply_next = __atomic_load_n(&t->answered, __ATOMIC_RELAXED);
 	while (!__atomic_compare_exchange_n(&t->answered, &req->reply_next,
 					    req, true, __ATOMIC_RELEASE,
 					    __ATOMIC_RELAXED))
 		;
-	if (write(t->wake_fd, &one, sizeof(one)) < 0)
-		perror("eventfd");
+	ring_wake(t);
+}
+
+/* Arms what was detached */
+static void ring_rearm(struct ring_thread *t)
+{
+	unsigned int i;
+
+	for (i = 0; t->nr_idle && i < t->nr_slots; i++) {
+		if (!t->reqs[i].idle)
+			continue;
+		t->reqs[i].idle = false;
+		t->nr_idle--;
+		t->nr_armed++;
+		ring_fetch(t, &t->reqs[i]);
+	}
+}
+
+/* Does what server_detach() and server_attach() want of the thread */
+static void ring_changed(struct ring_thread *t)
+{
+	struct fuse_uring_req_cmd cmd = { .qid = t->reqs[0].qid };
+	unsigned int changes = t->t.srv->ring->changes;
+
+	if (changes == t->changes)
+		return;
+	t->changes = changes;
+	/*
+	 * The slots are detached already, but FETCHes that this thread had not
+	 * submitted then have armed some again.
+	 */
+	if (!(changes & 1))
+		ring_rearm(t);
+	else if (t->nr_armed)
+		ring_cmd(t, FUSE_URING_REQ_DETACH, &cmd, UD_DETACH);
+}
+
+/*
+ * The connection has ended.  A thread whose slots are all detached, or hold
+ * requests that it has not answered, is not told by any command.
+ */
+void ring_over(struct server *srv)
+{
+	if (srv->ring && !atomic_exchange(&srv->ring->over, true))
+		ring_wake_all(srv);
 }
 
 static void ring_answered(struct ring_thread *t)
@@ -188,8 +260,18 @@ static void ring_failed(struct ring_thread *t, struct server_req *req, int res)
 
 	switch (res) {
 	case -ENOTCONN:		/* unmounted or aborted */
-	case -ECANCELED:	/* the io_uring is being closed */
 		t->nr_armed--;
+		ring_over(srv);
+		break;
+	case -ECANCELED:	/* detached, or cancelled by somebody */
+		t->nr_armed--;
+		if (!srv->ring->changes)
+			break;
+		req->idle = true;
+		t->nr_idle++;
+		/* A slot that was busy for long comes after the attach */
+		if (!(srv->ring->changes & 1))
+			ring_rearm(t);
 		break;
 	case -EBADMSG:
 		/* The reply's size was wrong, its requester has got -EIO */
@@ -219,7 +301,7 @@ static void ring_completed(struct ring_thread *t, __u64 user_data, int res)
 	struct server_req *req;
 	struct raw_cmd *raw;
 
-	if (!(user_data & (UD_RAW | UD_WAKE))) {
+	if (!(user_data & UD_REQ_MASK)) {
 		req = (struct server_req *)(uintptr_t)user_data;
 		if (!unlikely(res))
 			ring_request(t, req);
@@ -227,6 +309,11 @@ static void ring_completed(struct ring_thread *t, __u64 user_data, int res)
 			ring_failed(t, req, res);
 	} else if (user_data == UD_WAKE) {
 		ring_answered(t);
+		ring_changed(t);
+	} else if (user_data == UD_DETACH) {
+		if (res && res != -ENOTCONN)
+			fprintf(stderr, "cannot detach a queue: %s\n",
+				strerror(-res));
 	} else {
 		raw = (struct raw_cmd *)(uintptr_t)(user_data & ~UD_RAW);
 		if (t->t.srv->opts.raw_done)
@@ -234,6 +321,7 @@ static void ring_completed(struct ring_thread *t, __u64 user_data, int res)
 						t->t.srv->opts.hook_arg);
 		if (!res && raw->req)
 			ring_request(t, raw->req);
+		free(raw->msg);
 		free(raw);
 	}
 }
@@ -288,7 +376,8 @@ static void ring_run(struct server_thread *st)
 	if (ring_begin(t))
 		return;
 	self = t;
-	while (t->nr_armed && !st->srv->stopping) {
+	while ((t->nr_armed || t->nr_idle) && !st->srv->ring->over &&
+	       !st->srv->stopping) {
 		/* Sends the answers of the last round and waits, in one call */
 		ret = io_uring_submit_and_wait(&t->uring, 1);
 		if (unlikely(ret < 0 && ret != -EINTR && ret != -EAGAIN &&
@@ -307,23 +396,54 @@ static void ring_run(struct server_thread *st)
 	io_uring_queue_exit(&t->uring);
 }
 
+/* For a command that is queued by a handler, on the ring of its thread */
+static int raw_cmd_new(struct server_req *req, __u64 tag, struct raw_cmd **raw)
+{
+	if (!self || req->thread != &self->t)
+		return -EXDEV;
+	*raw = calloc(1, sizeof(**raw));
+	if (!*raw)
+		return -ENOMEM;
+	(*raw)->tag = tag;
+	return 0;
+}
+
 int server_raw_cmd(struct server_req *req, __u32 cmd_op,
 		   const struct fuse_uring_req_cmd *cmd, __u64 tag)
 {
 	struct ring_thread *t = self;
 	struct raw_cmd *raw;
 	unsigned int i;
+	int ret;
 
-	if (!t || req->thread != &t->t)
-		return -EXDEV;
-	raw = calloc(1, sizeof(*raw));
-	if (!raw)
-		return -ENOMEM;
-	raw->tag = tag;
+	ret = raw_cmd_new(req, tag, &raw);
+	if (ret)
+		return ret;
 	for (i = 0; i < t->nr_slots; i++)
 		if (t->reqs[i].qid == cmd->qid && t->reqs[i].slot == cmd->slot)
 			raw->req = &t->reqs[i];
 	ring_cmd(t, cmd_op, cmd, (uintptr_t)raw | UD_RAW);
+	return 0;
+}
+
+int ring_notify_start(struct server_req *req, struct fuse_out_header *msg,
+		      __u64 tag)
+{
+	static const struct fuse_uring_req_cmd none;
+	struct io_uring_sqe *sqe;
+	struct raw_cmd *raw;
+	int ret;
+
+	ret = raw_cmd_new(req, tag, &raw);
+	if (ret) {
+		free(msg);
+		return ret;
+	}
+	raw->msg = msg;
+	sqe = ring_cmd(self, FUSE_URING_REQ_NOTIFY, &none,
+		       (uintptr_t)raw | UD_RAW);
+	sqe->addr = (uintptr_t)msg;
+	sqe->len = msg->len;
 	return 0;
 }
 
@@ -370,8 +490,10 @@ static int ring_cpus(struct server *srv, unsigned int qid,
 	return ret;
 }
 
+/* A thread for @nr slots from @first on and @nr_control control slots */
 static int ring_thread_new(struct server *srv, unsigned int qid,
-			   unsigned int first, unsigned int nr)
+			   unsigned int first, unsigned int nr,
+			   unsigned int nr_control)
 {
 	const struct fuse_uring_setup *setup = &srv->ring->setup;
 	struct ring_thread *t = calloc(1, sizeof(*t));
@@ -386,18 +508,18 @@ static int ring_thread_new(struct server *srv, unsigned int qid,
 	t->t.forget = ring_forget;
 	t->t.free = ring_thread_free;
 	t->map = srv->ring->maps[qid];
-	t->nr_slots = nr;
+	t->nr_slots = nr + nr_control;
 	t->wake_fd = eventfd(0, EFD_CLOEXEC);
 	server_add_thread(srv, &t->t);
 
-	t->reqs = calloc(nr, sizeof(*t->reqs));
+	t->reqs = calloc(t->nr_slots, sizeof(*t->reqs));
 	if (!t->reqs || t->wake_fd < 0)
 		return server_set_error(-ENOMEM, "cannot start a thread");
-	for (i = 0; i < nr; i++) {
+	for (i = 0; i < t->nr_slots; i++) {
 		struct server_req *req = &t->reqs[i];
 
 		req->qid = qid;
-		req->slot = first + i;
+		req->slot = i < nr ? first + i : setup->queue_depth + i - nr;
 		req->hdr = (void *)(t->map + setup->header_offset +
 				    (size_t)req->slot * setup->header_stride);
 		req->in = (void *)req->hdr->in_out;
@@ -409,8 +531,27 @@ static int ring_thread_new(struct server *srv, unsigned int qid,
 	return srv->opts.no_bind ? 0 : ring_cpus(srv, qid, &t->t);
 }
 
+/*
+ * The ring of a server that has died can be replaced when io_uring has dropped
+ * its commands, which goes on for a while after the process has gone.
+ */
+static int ring_setup_ioctl(struct server *srv, struct fuse_uring_setup *setup)
+{
+	const struct fuse_uring_setup asked = *setup;
+	unsigned int tries = srv->opts.keep ? 5000 : 0;
+
+	while (ioctl(srv->fd, FUSE_DEV_IOC_URING_SETUP, setup)) {
+		if (errno != EBUSY || !tries--)
+			return -1;
+		usleep(2000);
+		*setup = asked;
+	}
+	return 0;
+}
+
 int ring_setup(struct server *srv)
 {
+	struct server_keep *keep = srv->opts.keep;
 	const struct server_opts *opts = &srv->opts;
 	unsigned int nr_threads = opts->threads_per_queue ?
 				  opts->threads_per_queue : 1;
@@ -428,11 +569,16 @@ int ring_setup(struct server *srv)
 		.queue_depth = opts->queue_depth,
 		.nr_background = opts->nr_background,
 		.payload_size = opts->payload_size,
+		.nr_control = opts->no_control ? 0 :
+			      opts->nr_control ? opts->nr_control : 2,
 	};
 	if (!setup->payload_size && opts->max_write)
 		setup->payload_size = max_t(__u32, opts->max_write,
 					    FUSE_URING_MIN_PAYLOAD);
-	if (ioctl(srv->fd, FUSE_DEV_IOC_URING_SETUP, setup))
+	/* What INIT has negotiated must fit again */
+	if (keep && keep->payload_size)
+		setup->payload_size = keep->payload_size;
+	if (ring_setup_ioctl(srv, setup))
 		return server_set_error(-errno, errno == EOPNOTSUPP ?
 				"the ring is off (module parameter fuse.enable_uring)" :
 				errno == ENOTTY ?
@@ -443,6 +589,11 @@ int ring_setup(struct server *srv)
 	if (nr_threads > setup->queue_depth)
 		return server_refuse("more threads per queue than slots");
 	srv->payload_max = setup->payload_size;
+	if (keep)
+		keep->payload_size = setup->payload_size;
+	srv->side = side_ring_new(srv->fd);
+	if (!srv->side)
+		return server_set_error(-ENOMEM, "cannot make the ring");
 
 	srv->ring->maps = calloc(setup->nr_queues, sizeof(*srv->ring->maps));
 	if (!srv->ring->maps)
@@ -458,7 +609,8 @@ int ring_setup(struct server *srv)
 		first = 0;
 		for (i = 0; i < nr_threads; i++, first = next) {
 			next = setup->queue_depth * (i + 1) / nr_threads;
-			ret = ring_thread_new(srv, qid, first, next - first);
+			ret = ring_thread_new(srv, qid, first, next - first,
+					      i ? 0 : setup->nr_control);
 			if (ret)
 				return ret;
 		}
@@ -473,6 +625,7 @@ void ring_free(struct server *srv)
 
 	if (!ring)
 		return;
+	side_ring_free(srv->side);
 	for (qid = 0; ring->maps && qid < ring->setup.nr_queues; qid++)
 		if (ring->maps[qid])
 			munmap(ring->maps[qid], ring->setup.mmap_size);
@@ -483,4 +636,45 @@ void ring_free(struct server *srv)
 const struct fuse_uring_setup *ring_granted(struct server *srv)
 {
 	return srv->ring ? &srv->ring->setup : NULL;
+}
+
+int server_detach(struct server *srv)
+{
+	struct fuse_uring_req_cmd cmd = { 0 };
+	struct ring *ring = srv->ring;
+	int ret;
+
+	if (!ring || !(ring->setup.features & FUSE_URING_FEAT_DETACH))
+		return -EOPNOTSUPP;
+	if (ring->changes & 1)
+		return 0;
+	/* The ring is served until somebody is there to read /dev/fuse */
+	ret = dev_start_readers(srv);
+	if (ret)
+		return ret;
+	ring->changes++;
+	for (cmd.qid = 0; cmd.qid < ring->setup.nr_queues && !ret; cmd.qid++)
+		ret = side_ring_cmd(srv->side, FUSE_URING_REQ_DETACH, &cmd,
+				    NULL, 0);
+	ring_wake_all(srv);
+	return ret;
+}
+
+int server_attach(struct server *srv)
+{
+	struct ring *ring = srv->ring;
+
+	if (!ring)
+		return -EOPNOTSUPP;
+	if (ring->changes & 1) {
+		ring->changes++;
+		ring_wake_all(srv);
+	}
+	return ring->over ? -ENOTCONN : 0;
+}
+
+bool ring_notifies(struct server *srv)
+{
+	return srv->ring &&
+	       srv->ring->setup.features & FUSE_URING_FEAT_NOTIFY;
 }

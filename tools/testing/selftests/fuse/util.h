@@ -7,6 +7,8 @@
 #define ARRAY_SIZE(array) (sizeof(array) / sizeof((array)[0]))
 #endif
 
+#define unlikely(x)	__builtin_expect(!!(x), 0)
+
 #define min(a, b) ({			\
 	__typeof__(a) _a = (a);		\
 	__typeof__(b) _b = (b);		\
