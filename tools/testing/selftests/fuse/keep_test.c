@@ -281,12 +281,13 @@ TEST_F_TIMEOUT(keep, killed_under_load, 2 * TEST_TIMEOUT)
 		EXPECT_EQ(0, requester_join(&self->r[i]));
 	TH_LOG("%u kills, %u rounds", kills, rounds_of(self->sh));
 
+	/* Else there is a thread that reads /dev/fuse, also before it is armed. */
 	if (!variant->no_control) {
+		EXPECT_EQ(0, ring_stat(conn, "requests_dev"));
 		EXPECT_EQ(0, ring_stat(conn, "forgets_dev"));
 		EXPECT_EQ(0, ring_stat(conn, "interrupts_dev"));
 		EXPECT_EQ(0, ring_stat(conn, "notifications_dev"));
 	}
-	EXPECT_EQ(0, ring_stat(conn, "requests_dev"));
 	EXPECT_EQ(0, ring_stat(conn, "requests_held"));
 
 	ASSERT_EQ(0, kill(holder, SIGTERM));
