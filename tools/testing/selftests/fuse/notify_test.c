@@ -97,14 +97,16 @@ static bool reader_failed(struct requester *r)
 	return ret == ECONNABORTED || ret == ENOTCONN;
 }
 
-/* Has it read; how many READ requests that took, or a negative errno. */
-static int reads_of(struct puppet *p, unsigned long page)
+/*
+ * How many READ requests it takes until it has read what it was to, or a
+ * negative errno.  One whose page is taken away as it gets it tries again.
+ */
+static int reads_until_idle(struct puppet *p)
 {
 	__u64 end = now_ms() + TEST_WAIT_MS;
 	static struct puppet_req req;
 	int ret, nr = 0;
 
-	reader_go(page);
 	while (!reader_idle()) {
 		if (now_ms() >= end)
 			return -ETIMEDOUT;
@@ -117,6 +119,13 @@ static int reads_of(struct puppet *p, unsigned long page)
 			return ret;
 	}
 	return nr;
+}
+
+/* Has it read; how many READ requests that took, or a negative errno. */
+static int reads_of(struct puppet *p, unsigned long page)
+{
+	reader_go(page);
+	return reads_until_idle(p);
 }
 
 /* It has read what the server would have answered. */
@@ -806,6 +815,7 @@ TEST_F(command, in_order)
 	EXPECT_LT(0, puppet_call_end(&self->p, first, 0));
 	for (i = 0; i < 25; i++)
 		EXPECT_LT(0, puppet_call_end(&self->p, call[i], 0));
+	EXPECT_GE(1, reads_until_idle(&self->p));
 	EXPECT_EQ(0, reads_of(&self->p, 1));
 	EXPECT_TRUE(reader_has_byte('Z'));
 	EXPECT_EQ(0, reader_end(&self->p, &self->r));
@@ -850,6 +860,7 @@ TEST_F(command, copied_when_submitted)
 	EXPECT_LT(0, puppet_call_end(&self->p, call[0], TEST_WAIT_MS));
 	EXPECT_EQ(HEADER + (int)len,
 		  puppet_call_end(&self->p, call[1], TEST_WAIT_MS));
+	EXPECT_GE(1, reads_until_idle(&self->p));
 	EXPECT_EQ(0, reads_of(&self->p, 1));
 	EXPECT_TRUE(reader_has_byte('C'));
 	EXPECT_EQ(0, reader_end(&self->p, &self->r));
@@ -1028,6 +1039,7 @@ TEST_F(command, io_uring_closed)
 	ASSERT_EQ(0, puppet_uring(&self->p));
 	/* The server goes on, on another one. */
 	ASSERT_EQ(0, puppet_release(&self->p, &self->held));
+	EXPECT_GE(1, reads_until_idle(&self->p));
 	EXPECT_EQ(1, reads_of(&self->p, 1));
 	EXPECT_TRUE(reader_has_file(1));
 	EXPECT_LT(0, inval_inode(&self->p, PUPPET_FILE));
@@ -1185,6 +1197,7 @@ TEST_F(killed, another_goes_on)
 	ASSERT_EQ(0, puppet_release(&self->p, &held));
 	/* What the dead one had not begun is not done. */
 	EXPECT_LT(0, inval_inode(&self->p, FUSE_ROOT_ID));
+	EXPECT_GE(1, reads_until_idle(&self->p));
 	EXPECT_EQ(1, reads_of(&self->p, 1));
 	EXPECT_TRUE(reader_has_file(1));
 	EXPECT_EQ(0, reader_end(&self->p, &self->r));
