@@ -19,6 +19,7 @@
 #include "../kselftest_harness.h"
 #include "common.h"
 #include "server.h"
+#include "util.h"
 
 #define BACK		(TEST_DIR "/back")
 #define NR_PROGRAMS	4
@@ -31,7 +32,7 @@ static int fill(int fd, __u64 seed, bool check)
 	size_t pos, len, i;
 
 	for (pos = 0; pos < FILE_BYTES; pos += len) {
-		len = FILE_BYTES - pos < CHUNK ? FILE_BYTES - pos : CHUNK;
+		len = min_t(size_t, FILE_BYTES - pos, CHUNK);
 		for (i = 0; i < len; i++)
 			buf[i] = test_byte(seed, pos + i);
 		if (!check) {

@@ -452,7 +452,9 @@ TEST_F_TIMEOUT(restart, background, TEST_TIMEOUT)
 	struct plan plan = { .opcode = FUSE_READ, .hold = 1 };
 	unsigned int i, again = 0, reads = 0;
 	static struct puppet_req req;
-	int ret;
+	__u64 end = now_ms() + TEST_WAIT_MS;
+	bool ended = false;
+	int ret = -1;
 
 	ASSERT_EQ(0, server_start(&self->s, &self->p, &plan));
 	ASSERT_EQ(0, requester_start(&self->r[0], request_readahead, &io));
@@ -461,8 +463,11 @@ TEST_F_TIMEOUT(restart, background, TEST_TIMEOUT)
 	ASSERT_EQ(0, setup_again(&self->p));
 	ASSERT_EQ(0, begin(&self->p));
 	ASSERT_EQ(0, resend(&self->p));
-	while (!requester_ended(&self->r[0], &ret, 0) ||
-	       conn_ctl_read(self->p.conn, "waiting")) {
+	while (now_ms() < end) {
+		/* It can be asked only once. */
+		ended = ended || requester_ended(&self->r[0], &ret, 0);
+		if (ended && !conn_ctl_read(self->p.conn, "waiting"))
+			break;
 		if (puppet_next(&self->p, &req, 10) != PUPPET_REQUEST)
 			continue;
 		if (req.in.opcode == FUSE_READ) {
@@ -471,6 +476,7 @@ TEST_F_TIMEOUT(restart, background, TEST_TIMEOUT)
 		}
 		ASSERT_EQ(0, puppet_answer(&self->p, &req));
 	}
+	EXPECT_TRUE(ended);
 	EXPECT_EQ(0, ret);
 	EXPECT_EQ(4, reads);
 	EXPECT_LE(1, again);
