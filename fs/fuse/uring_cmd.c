@@ -38,6 +38,7 @@ static void fuse_uring_deliver(struct fuse_uring_slot *slot)
 	struct fuse_uring_queue *queue = slot->queue;
 	struct fuse_req *req = slot->req;
 	bool interrupted = false;
+	unsigned int qid, index;
 
 	slot->since = jiffies;
 	fuse_uring_slot_to(slot, FUSE_URING_SLOT_BUSY);
@@ -48,8 +49,13 @@ static void fuse_uring_deliver(struct fuse_uring_slot *slot)
 		slot->req = NULL;
 		slot->opcode = req->in.h.opcode;
 		slot->unique = req->in.h.unique;
+		/* From here on nothing may keep the ring */
+		qid = queue->qid;
+		index = slot->index;
 		spin_unlock(&queue->lock);
-		fuse_uring_end(slot, req, 0);
+		req->out.h.error = 0;
+		trace_fuse_uring_end(req, qid, index);
+		fuse_request_end(req);
 		return;
 	}
 
@@ -114,6 +120,7 @@ static int fuse_uring_feed_request(struct fuse_uring_slot *slot,
 		}
 
 		fuse_uring_slot_revoke(slot);
+		WRITE_ONCE(req->uring_queue, NULL);
 		if (queue->stopped)
 			err = -ECONNABORTED;
 		spin_unlock(&queue->lock);
@@ -175,7 +182,8 @@ void fuse_uring_prepare(struct io_uring_cmd *cmd, struct fuse_uring_slot *slot,
  * @slot: the slot, whose queue is locked
  * @task: the task of that command
  *
- * Control slots do not count for whose queue it is: no request waits for them.
+ * Control slots do not count for whose queue it is, as no request waits for
+ * them, and slots that have been detached do not count any more.
  */
 void fuse_uring_set_task(struct fuse_uring_slot *slot,
 			 struct task_struct *task)
@@ -183,7 +191,7 @@ void fuse_uring_set_task(struct fuse_uring_slot *slot,
 	struct fuse_uring_queue *queue = slot->queue;
 
 	WRITE_ONCE(slot->task, task);
-	if (slot->is_control)
+	if (slot->is_control || !slot->registered)
 		return;
 	if (!queue->server)
 		WRITE_ONCE(queue->server, task);
@@ -298,7 +306,7 @@ static int fuse_uring_commit(struct io_uring_cmd *cmd,
 
 	spin_lock(&queue->lock);
 	rcu_read_unlock();
-	if (unlikely(slot->state != FUSE_URING_SLOT_BUSY ||
+	if (unlikely(queue->stopped || slot->state != FUSE_URING_SLOT_BUSY ||
 		     slot->commit_id != commit_id))
 		err = fuse_uring_commit_error(slot);
 	else
@@ -316,8 +324,11 @@ static int fuse_uring_commit(struct io_uring_cmd *cmd,
 		fuse_uring_slot_register(slot);
 	req = slot->req;
 	slot->req = NULL;
-	if (req)
+	if (req) {
 		clear_bit(FR_SENT, &req->flags);
+		/* Its requester may look longer than there is this ring */
+		WRITE_ONCE(req->uring_queue, NULL);
+	}
 	spin_unlock(&queue->lock);
 
 	if (req) {
@@ -387,7 +398,10 @@ void fuse_uring_sent_work(struct io_uring_cmd *cmd, unsigned int issue_flags)
 	spin_lock(&queue->lock);
 	if (unlikely(fuse_uring_pdu(cmd)->dropped)) {
 		queue->nr_cmds--;
+		update = fuse_uring_may_have_died(queue);
 		spin_unlock(&queue->lock);
+		if (update)
+			fuse_uring_update(fc);
 		fuse_uring_dropped(cmd, issue_flags);
 		return;
 	}
@@ -575,8 +589,8 @@ static int fuse_uring_watch_current(struct io_uring_cmd *cmd,
 int fuse_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
 {
 	struct fuse_uring_req_cmd ureq;
+	struct fuse_uring *uring = NULL;
 	struct fuse_uring_slot *slot;
-	struct fuse_uring *uring;
 	bool watched = false;
 	struct fuse_dev *fud;
 	int ret;
@@ -603,25 +617,40 @@ int fuse_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
 		return ret;
 	}
 
+	/*
+	 * io-wq does not hold the io_uring's lock, so the command can be seen
+	 * by its cancellation after it has left the slot.
+	 */
+	if (unlikely(issue_flags & IO_URING_F_UNLOCKED)) {
+		uring = fuse_uring_get(fud->fc);
+		if (!uring)
+			return -EOPNOTSUPP;
+	}
 again:
 	rcu_read_lock();
-	slot = fuse_uring_find_slot(fuse_uring_rcu(fud->fc), &ureq);
+	slot = fuse_uring_find_slot(uring ?: fuse_uring_rcu(fud->fc), &ureq);
 	if (IS_ERR(slot)) {
 		rcu_read_unlock();
-		return PTR_ERR(slot);
+		ret = PTR_ERR(slot);
+		goto out;
 	}
 	if (unlikely(READ_ONCE(slot->task) != io_uring_cmd_get_task(cmd)) &&
 	    !watched) {
 		rcu_read_unlock();
 		ret = fuse_uring_watch_current(cmd, fud->fc);
 		if (ret)
-			return ret;
+			goto out;
 		watched = true;
 		goto again;
 	}
 
 	if (unlikely(slot->is_control))
-		return fuse_uring_control_commit(cmd, slot, ureq.commit_id,
-						 issue_flags);
-	return fuse_uring_commit(cmd, slot, ureq.commit_id, issue_flags);
+		ret = fuse_uring_control_commit(cmd, slot, ureq.commit_id,
+						issue_flags);
+	else
+		ret = fuse_uring_commit(cmd, slot, ureq.commit_id, issue_flags);
+out:
+	if (unlikely(uring))
+		fuse_uring_put(uring);
+	return ret;
 }

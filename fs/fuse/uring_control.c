@@ -331,6 +331,8 @@ static bool fuse_uring_control_take(struct fuse_uring_slot *slot,
 		msg->ih.unique = req->in.h.unique | FUSE_INT_REQ_BIT;
 		msg->ih.len = sizeof(msg->ih) + sizeof(struct fuse_interrupt_in);
 		msgs->stat_interrupts++;
+		/* It may have been sent for forgets, which need another one */
+		msgs->forgets_wait = false;
 		return true;
 	}
 
@@ -547,7 +549,8 @@ int fuse_uring_control_commit(struct io_uring_cmd *cmd,
 
 	spin_lock(&queue->lock);
 	rcu_read_unlock();
-	if (slot->state != FUSE_URING_SLOT_BUSY || slot->commit_id != commit_id)
+	if (queue->stopped || slot->state != FUSE_URING_SLOT_BUSY ||
+	    slot->commit_id != commit_id)
 		err = fuse_uring_commit_error(slot);
 	else
 		err = fuse_uring_control_reply(slot, &oh);

@@ -115,7 +115,10 @@ struct fuse_uring_slot {
 	bool registered;
 	/* Is to be disarmed when it comes back from the server */
 	bool detached;
-	/* Not IDLE: the task whose command it was last, only to be compared */
+	/*
+	 * Not IDLE: the task whose command it was last, only to be compared.
+	 * NULL when it has died with the slot BUSY.
+	 */
 	struct task_struct *task;
 	struct io_uring_cmd *cmd;
 	struct fuse_req *req;
@@ -467,8 +470,7 @@ static inline u64 fuse_uring_unique(struct fuse_uring_queue *queue)
 /* Whether the slot is in the hands of a task that has died */
 static inline bool fuse_uring_slot_is_orphan(const struct fuse_uring_slot *slot)
 {
-	return slot->state == FUSE_URING_SLOT_BUSY && !slot->registered &&
-		!slot->detached;
+	return slot->state == FUSE_URING_SLOT_BUSY && !slot->task;
 }
 
 /* The next request that waits on the queue and may have a slot */

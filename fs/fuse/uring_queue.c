@@ -340,15 +340,6 @@ void fuse_uring_queue_req(struct fuse_iqueue *fiq, struct fuse_req *req)
 		fuse_uring_update(fc);
 }
 
-/**
- * fuse_uring_requeue - send a request again that was not delivered
- * @req: the request, neither pending nor sent
- */
-void fuse_uring_requeue(struct fuse_req *req)
-{
-	fuse_uring_queue_req(&req->fm->fc->iq, req);
-}
-
 /* Move the requests that wait on a queue that is not live any more */
 static void fuse_uring_move_pending(struct fuse_uring_queue *queue,
 				    struct list_head *list, bool live)
@@ -403,6 +394,45 @@ static void fuse_uring_take_over(struct fuse_uring *uring)
 		fuse_uring_dispatch(queue);
 		spin_unlock(&queue->lock);
 	}
+}
+
+/* Requests have come to the list of /dev/fuse.  Called under fiq->lock. */
+static void fuse_uring_pending_send(struct fuse_uring *uring)
+{
+	struct fuse_iqueue *fiq = &uring->fc->iq;
+
+	if (uring->active) {
+		fuse_uring_take_over(uring);
+	} else if (!list_empty(&fiq->pending)) {
+		wake_up(&fiq->waitq);
+		kill_fasync(&fiq->fasync, SIGIO, POLL_IN);
+	}
+}
+
+/**
+ * fuse_uring_requeue - send a request again that was not delivered
+ * @req: the request, neither pending nor sent, and of no queue
+ *
+ * Somebody waits for it already, and may be killed: which list it is on has to
+ * change together with what it says of that, under fiq->lock.
+ */
+void fuse_uring_requeue(struct fuse_req *req)
+{
+	struct fuse_conn *fc = req->fm->fc;
+	struct fuse_iqueue *fiq = &fc->iq;
+
+	spin_lock(&fiq->lock);
+	if (!fiq->connected) {
+		spin_unlock(&fiq->lock);
+		req->out.h.error = -ENOTCONN;
+		fuse_request_end(req);
+		return;
+	}
+	set_bit(FR_PENDING, &req->flags);
+	list_add_tail(&req->list, &fiq->pending);
+	fuse_uring_pending_send(fuse_uring_locked(fc));
+	spin_unlock(&fiq->lock);
+	fuse_uring_update(fc);
 }
 
 /**
@@ -573,7 +603,10 @@ static struct fuse_req *fuse_uring_slot_withdraw(struct fuse_uring_slot *slot,
 			break;
 		fallthrough;
 	case FUSE_URING_SLOT_BUSY:
-		slot->detached |= detach;
+		if (detach)
+			slot->detached = true;
+		else
+			WRITE_ONCE(slot->task, NULL);
 		fuse_uring_slot_unregister(slot);
 		/* Another one may carry forgets now */
 		if (slot->control == FUSE_URING_CONTROL_FORGET)
@@ -772,8 +805,9 @@ static void fuse_uring_take_orphans(struct fuse_uring_queue *queue,
  * fuse_uring_resend - FUSE_NOTIFY_RESEND
  * @fc: the connection
  *
- * Sends again what a server had in its hands when it died, ahead of what has
- * not been sent yet.  What a task has that lives will be answered by that.
+ * Sends again what a server had in its hands when it died, and what waits for
+ * /dev/fuse when there is a queue that takes it.  What a task has that lives
+ * will be answered by that.
  */
 void fuse_uring_resend(struct fuse_conn *fc)
 {
@@ -809,13 +843,9 @@ void fuse_uring_resend(struct fuse_conn *fc)
 		set_bit(FR_PENDING, &req->flags);
 	}
 	list_splice(&again, &fiq->pending);
-	if (uring->active) {
-		fuse_uring_take_over(uring);
-	} else if (!list_empty(&fiq->pending)) {
-		wake_up(&fiq->waitq);
-		kill_fasync(&fiq->fasync, SIGIO, POLL_IN);
-	}
+	fuse_uring_pending_send(uring);
 	spin_unlock(&fiq->lock);
+	fuse_uring_update(fc);
 }
 
 /*

@@ -807,6 +807,73 @@ TEST_F(ring, after_detach)
 	EXPECT_TRUE(conn_waiting_becomes(self->p.conn, 0));
 }
 
+/* The server wanted to end cleanly, and dies before it has answered. */
+TEST_F(ring, killed_after_detach)
+{
+	struct plan plan = { .opcode = FUSE_GETATTR, .hold = 1 };
+	static struct puppet_req req;
+
+	ASSERT_EQ(0, server_start(&self->s, &self->p, &plan));
+	ASSERT_EQ(0, requester_start(&self->r, request_stat, TEST_MNT));
+	ASSERT_EQ(0, server_holds(&self->s));
+	ASSERT_EQ(0, puppet_uring(&self->p));
+	ASSERT_EQ(0, puppet_detach(&self->p, 0));
+	EXPECT_EQ(-EBUSY, setup_now(&self->p, 0));
+	EXPECT_EQ(-SIGKILL, server_kill(&self->s));
+	puppet_close_uring(&self->p);
+
+	ASSERT_EQ(0, setup_again(&self->p));
+	EXPECT_EQ(1, ring_stat(self->p.conn, "requests_held"));
+	ASSERT_EQ(0, begin(&self->p));
+	ASSERT_EQ(0, resend(&self->p));
+	ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_GETATTR));
+	EXPECT_NE(0, req.in.unique & FUSE_UNIQUE_RESEND);
+	ASSERT_EQ(0, puppet_answer(&self->p, &req));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->r));
+	EXPECT_TRUE(conn_waiting_becomes(self->p.conn, 0));
+}
+
+/* What a reader of /dev/fuse has died with comes to the ring, too. */
+TEST_F(ring, resend_from_dev)
+{
+	static struct puppet_req req;
+
+	ASSERT_EQ(0, begin(&self->p));
+	ASSERT_EQ(0, puppet_init(&self->p));
+	ASSERT_EQ(0, puppet_detach(&self->p, 0));
+	ASSERT_EQ(-ECANCELED, puppet_next(&self->p, &req, TEST_WAIT_MS));
+	ASSERT_EQ(0, requester_start(&self->r, request_stat, TEST_MNT));
+	ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_GETATTR));
+	ASSERT_FALSE(req.ring);
+	/* It is never answered there. */
+	ASSERT_EQ(0, puppet_arm(&self->p));
+	ASSERT_EQ(0, resend(&self->p));
+	ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_GETATTR));
+	EXPECT_TRUE(req.ring);
+	EXPECT_NE(0, req.in.unique & FUSE_UNIQUE_RESEND);
+	ASSERT_EQ(0, puppet_answer(&self->p, &req));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->r));
+	EXPECT_TRUE(conn_waiting_becomes(self->p.conn, 0));
+}
+
+/* Sent, not delivered, and sent back: who waits for it can be killed. */
+TEST_F(ring, killed_after_detach_of_undelivered)
+{
+	ASSERT_EQ(0, begin(&self->p));
+	ASSERT_EQ(0, puppet_init(&self->p));
+	/* Nobody enters the kernel to be told of it; with task work, somebody. */
+	ASSERT_EQ(0, requester_start(&self->r, request_stat, TEST_MNT));
+	ASSERT_TRUE(conn_waiting_becomes(self->p.conn, 1));
+	ASSERT_EQ(0, puppet_detach(&self->p, 0));
+	kill(self->r.pid, SIGKILL);
+	if (variant->uring_flags & IORING_SETUP_DEFER_TASKRUN) {
+		EXPECT_EQ(-SIGKILL, requester_join(&self->r));
+	} else {
+		EXPECT_EQ(-SIGKILL, puppet_serve(&self->p, &self->r));
+	}
+	EXPECT_TRUE(conn_waiting_becomes(self->p.conn, 0));
+}
+
 /* Before the first server has answered FUSE_INIT, or even seen it. */
 TEST_F(ring, before_init)
 {
