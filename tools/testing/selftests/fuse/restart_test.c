@@ -866,11 +866,9 @@ TEST_F(ring, killed_after_detach_of_undelivered)
 	ASSERT_TRUE(conn_waiting_becomes(self->p.conn, 1));
 	ASSERT_EQ(0, puppet_detach(&self->p, 0));
 	kill(self->r.pid, SIGKILL);
-	if (variant->uring_flags & IORING_SETUP_DEFER_TASKRUN) {
-		EXPECT_EQ(-SIGKILL, requester_join(&self->r));
-	} else {
-		EXPECT_EQ(-SIGKILL, puppet_serve(&self->p, &self->r));
-	}
+	EXPECT_EQ(-SIGKILL, variant->uring_flags & IORING_SETUP_DEFER_TASKRUN ?
+			    requester_join(&self->r) :
+			    puppet_serve(&self->p, &self->r));
 	EXPECT_TRUE(conn_waiting_becomes(self->p.conn, 0));
 }
 
