@@ -233,8 +233,8 @@ static void fuse_uring_fill(struct fuse_uring_slot *slot, struct fuse_req *req)
 }
 
 /* The request becomes one of this queue */
-static void fuse_uring_enter(struct fuse_uring_queue *queue,
-			     struct fuse_req *req)
+static __always_inline void fuse_uring_enter(struct fuse_uring_queue *queue,
+					     struct fuse_req *req)
 {
 	/* Unless it comes from another one */
 	if (!req->uring_queue) {
