@@ -317,7 +317,7 @@ static int fuse_uring_commit(struct io_uring_cmd *cmd,
 	}
 
 	first = !queue->live;
-	fuse_uring_slot_to(slot, FUSE_URING_SLOT_COMMIT);
+	fuse_uring_slot_move(slot, FUSE_URING_SLOT_BUSY, FUSE_URING_SLOT_COMMIT);
 	queue->nr_cmds++;
 	/* Adopted by another task than the one that died with it */
 	if (unlikely(!slot->registered && !slot->detached))

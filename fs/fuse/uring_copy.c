@@ -30,6 +30,9 @@ static bool fuse_uring_has_op_header(const struct fuse_args *args)
 	}
 }
 
+/* In bytes, that of the headers of READ and WRITE */
+#define FUSE_URING_WORD_COPY	40
+
 /* As fuse_len_args(), of the few arguments that there are, on the hot path */
 static unsigned int fuse_uring_size(const struct fuse_arg *args,
 				    unsigned int nr)
@@ -68,6 +71,24 @@ static noinline int fuse_uring_copy_out_payload(struct fuse_uring_slot *slot,
 				  sizeof(struct fuse_out_header) + size);
 }
 
+/*
+ * These headers are a few words, and the hot path: for so little a call of
+ * memcpy() costs more than it copies.
+ */
+static __always_inline void fuse_uring_copy_op_header(char *to, const void *from,
+						      unsigned int size)
+{
+	const u64 *src = from;
+	u64 *dst = (u64 *)to;
+
+	if (unlikely(size % sizeof(u64) || size > FUSE_URING_WORD_COPY)) {
+		memcpy(to, from, size);
+		return;
+	}
+	for (; size; size -= sizeof(u64))
+		WRITE_ONCE(*dst++, *src++);
+}
+
 /**
  * fuse_uring_copy_in - copy a request into its slot
  * @slot: the slot, in state FILL
@@ -98,7 +119,7 @@ int fuse_uring_copy_in(struct fuse_uring_slot *slot, struct fuse_req *req)
 
 	memcpy(hdr->in_out, &req->in.h, sizeof(req->in.h));
 	if (skip)
-		memcpy(hdr->op_in, in[0].value, in[0].size);
+		fuse_uring_copy_op_header(hdr->op_in, in[0].value, in[0].size);
 	ent->flags = 0;
 	ent->commit_id = slot->commit_id;
 	ent->payload_sz = in_sz;

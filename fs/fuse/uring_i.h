@@ -72,7 +72,7 @@
  *  COMMIT -> IDLE    the reply was bad, the queue has been detached, or the
  *                    connection has ended
  *
- * All transitions are made by fuse_uring_slot_to() under queue->lock.
+ * All transitions are made by fuse_uring_slot_move() under queue->lock.
  */
 enum fuse_uring_slot_state {
 	FUSE_URING_SLOT_IDLE,
@@ -361,7 +361,6 @@ static inline struct fuse_uring *fuse_uring_locked(struct fuse_conn *fc)
 					 lockdep_is_held(&fc->iq.lock));
 }
 
-extern const u8 fuse_uring_slot_next[];
 void fuse_uring_slot_drop(struct fuse_uring_slot *slot, int ret);
 struct fuse_req *fuse_uring_pick(struct fuse_uring_queue *queue);
 struct fuse_uring_queue *fuse_uring_other_queue(struct fuse_uring *uring,
@@ -401,9 +400,37 @@ static inline bool fuse_uring_may_have_died(struct fuse_uring_queue *queue)
 		(queue->uring->nr_control && !queue->control.nr_registered);
 }
 
+/* The table of transitions above */
+static __always_inline bool
+fuse_uring_slot_may(enum fuse_uring_slot_state from,
+		    enum fuse_uring_slot_state to)
+{
+	static const u8 next[] = {
+		[FUSE_URING_SLOT_IDLE]	 = BIT(FUSE_URING_SLOT_FILL),
+		[FUSE_URING_SLOT_READY]	 = BIT(FUSE_URING_SLOT_FILL) |
+					   BIT(FUSE_URING_SLOT_SENT) |
+					   BIT(FUSE_URING_SLOT_IDLE),
+		[FUSE_URING_SLOT_FILL]	 = BIT(FUSE_URING_SLOT_READY) |
+					   BIT(FUSE_URING_SLOT_SENT) |
+					   BIT(FUSE_URING_SLOT_BUSY) |
+					   BIT(FUSE_URING_SLOT_IDLE),
+		[FUSE_URING_SLOT_SENT]	 = BIT(FUSE_URING_SLOT_FILL) |
+					   BIT(FUSE_URING_SLOT_BUSY) |
+					   BIT(FUSE_URING_SLOT_IDLE),
+		[FUSE_URING_SLOT_BUSY]	 = BIT(FUSE_URING_SLOT_COMMIT) |
+					   BIT(FUSE_URING_SLOT_IDLE),
+		[FUSE_URING_SLOT_COMMIT] = BIT(FUSE_URING_SLOT_READY) |
+					   BIT(FUSE_URING_SLOT_FILL) |
+					   BIT(FUSE_URING_SLOT_IDLE),
+	};
+
+	return next[from] & BIT(to);
+}
+
 /**
- * fuse_uring_slot_to - change the state of a slot
+ * fuse_uring_slot_move - change the state of a slot
  * @slot: the slot, whose queue is locked
+ * @from: the state that it is in
  * @state: its new state
  *
  * The only place where states change.  Keeps the queue's list of ready slots
@@ -411,18 +438,21 @@ static inline bool fuse_uring_may_have_died(struct fuse_uring_queue *queue)
  * live, with the last one that goes it ceases to be.  The caller has to call
  * fuse_uring_update() then, when it has unlocked the queue.
  */
-static inline void fuse_uring_slot_to(struct fuse_uring_slot *slot,
-				      enum fuse_uring_slot_state state)
+static __always_inline void
+fuse_uring_slot_move(struct fuse_uring_slot *slot,
+		     enum fuse_uring_slot_state from,
+		     enum fuse_uring_slot_state state)
 {
 	struct fuse_uring_slots *set = slot->set;
 
 	lockdep_assert_held(&slot->queue->lock);
-	WARN_ON_ONCE(!(fuse_uring_slot_next[slot->state] & BIT(state)));
+	WARN_ON_ONCE(slot->state != from);
+	WARN_ON_ONCE(!fuse_uring_slot_may(from, state));
 
-	if (slot->state == FUSE_URING_SLOT_READY) {
+	if (from == FUSE_URING_SLOT_READY) {
 		list_del(&slot->ready);
 		WRITE_ONCE(set->nr_ready, set->nr_ready - 1);
-	} else if (slot->state == FUSE_URING_SLOT_IDLE) {
+	} else if (from == FUSE_URING_SLOT_IDLE) {
 		slot->detached = false;
 		fuse_uring_slot_register(slot);
 	}
@@ -436,6 +466,36 @@ static inline void fuse_uring_slot_to(struct fuse_uring_slot *slot,
 	} else if (state == FUSE_URING_SLOT_IDLE) {
 		fuse_uring_slot_unregister(slot);
 	}
+}
+
+/* As that, from whatever state the slot is in */
+static inline void fuse_uring_slot_to(struct fuse_uring_slot *slot,
+				      enum fuse_uring_slot_state state)
+{
+	fuse_uring_slot_move(slot, slot->state, state);
+}
+
+/**
+ * fuse_uring_slot_assign - give a request to a slot
+ * @slot: the slot, which has none
+ * @req: the request, which is on no list
+ *
+ * From here on the requester waits for the request's end.
+ */
+static inline void fuse_uring_slot_assign(struct fuse_uring_slot *slot,
+					  struct fuse_req *req)
+{
+	struct fuse_uring_queue *queue = slot->queue;
+
+	lockdep_assert_held(&queue->lock);
+
+	clear_bit(FR_PENDING, &req->flags);
+	slot->req = req;
+	slot->filled = false;
+	slot->commit_id++;
+	slot->background = test_bit(FR_BACKGROUND, &req->flags);
+	if (slot->background)
+		WRITE_ONCE(queue->nr_background, queue->nr_background + 1);
 }
 
 /**
@@ -529,7 +589,6 @@ struct fuse_uring_queue *fuse_uring_queue_alloc(struct fuse_uring *uring,
 						unsigned int nr_cpus);
 void fuse_uring_queue_free(struct fuse_uring_queue *queue);
 void fuse_uring_slot_send(struct fuse_uring_slot *slot);
-void fuse_uring_slot_assign(struct fuse_uring_slot *slot, struct fuse_req *req);
 struct fuse_req *fuse_uring_slot_revoke(struct fuse_uring_slot *slot);
 struct fuse_req *fuse_uring_slot_unsend(struct fuse_uring_slot *slot, int ret);
 void fuse_uring_end(struct fuse_uring_slot *slot, struct fuse_req *req,

@@ -11,48 +11,6 @@
 
 #include <linux/slab.h>
 
-/* The table of transitions in uring_i.h, as bits of the states to go to */
-const u8 fuse_uring_slot_next[] = {
-	[FUSE_URING_SLOT_IDLE]	 = BIT(FUSE_URING_SLOT_FILL),
-	[FUSE_URING_SLOT_READY]	 = BIT(FUSE_URING_SLOT_FILL) |
-				   BIT(FUSE_URING_SLOT_SENT) |
-				   BIT(FUSE_URING_SLOT_IDLE),
-	[FUSE_URING_SLOT_FILL]	 = BIT(FUSE_URING_SLOT_READY) |
-				   BIT(FUSE_URING_SLOT_SENT) |
-				   BIT(FUSE_URING_SLOT_BUSY) |
-				   BIT(FUSE_URING_SLOT_IDLE),
-	[FUSE_URING_SLOT_SENT]	 = BIT(FUSE_URING_SLOT_FILL) |
-				   BIT(FUSE_URING_SLOT_BUSY) |
-				   BIT(FUSE_URING_SLOT_IDLE),
-	[FUSE_URING_SLOT_BUSY]	 = BIT(FUSE_URING_SLOT_COMMIT) |
-				   BIT(FUSE_URING_SLOT_IDLE),
-	[FUSE_URING_SLOT_COMMIT] = BIT(FUSE_URING_SLOT_READY) |
-				   BIT(FUSE_URING_SLOT_FILL) |
-				   BIT(FUSE_URING_SLOT_IDLE),
-};
-
-/**
- * fuse_uring_slot_assign - give a request to a slot
- * @slot: the slot, which has none
- * @req: the request, which is on no list
- *
- * From here on the requester waits for the request's end.
- */
-void fuse_uring_slot_assign(struct fuse_uring_slot *slot, struct fuse_req *req)
-{
-	struct fuse_uring_queue *queue = slot->queue;
-
-	lockdep_assert_held(&queue->lock);
-
-	clear_bit(FR_PENDING, &req->flags);
-	slot->req = req;
-	slot->filled = false;
-	slot->commit_id++;
-	slot->background = test_bit(FR_BACKGROUND, &req->flags);
-	if (slot->background)
-		WRITE_ONCE(queue->nr_background, queue->nr_background + 1);
-}
-
 /**
  * fuse_uring_slot_revoke - take a slot's request away, and give back its credit
  * @slot: the slot, whose queue is locked
@@ -150,7 +108,7 @@ void fuse_uring_slot_drop(struct fuse_uring_slot *slot, int ret)
  */
 void fuse_uring_slot_send(struct fuse_uring_slot *slot)
 {
-	fuse_uring_slot_to(slot, FUSE_URING_SLOT_SENT);
+	fuse_uring_slot_move(slot, FUSE_URING_SLOT_READY, FUSE_URING_SLOT_SENT);
 	io_uring_cmd_do_in_task_lazy(slot->cmd, fuse_uring_sent_work);
 }
 
@@ -197,7 +155,8 @@ static void fuse_uring_fill(struct fuse_uring_slot *slot, struct fuse_req *req)
 	cmd = slot->cmd;
 	if (likely(!err && cmd && !queue->stopped)) {
 		slot->filled = true;
-		fuse_uring_slot_to(slot, FUSE_URING_SLOT_SENT);
+		fuse_uring_slot_move(slot, FUSE_URING_SLOT_FILL,
+				     FUSE_URING_SLOT_SENT);
 		spin_unlock(&queue->lock);
 		io_uring_cmd_complete_in_task(cmd, fuse_uring_sent_work);
 		return;
@@ -305,7 +264,8 @@ static bool fuse_uring_try_queue_req(struct fuse_conn *fc, struct fuse_req *req)
 		fuse_uring_slot_send(slot);
 		spin_unlock(&queue->lock);
 	} else {
-		fuse_uring_slot_to(slot, FUSE_URING_SLOT_FILL);
+		fuse_uring_slot_move(slot, FUSE_URING_SLOT_READY,
+				     FUSE_URING_SLOT_FILL);
 		spin_unlock(&queue->lock);
 		fuse_uring_fill(slot, req);
 	}

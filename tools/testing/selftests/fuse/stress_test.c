@@ -545,6 +545,8 @@ TEST_F_TIMEOUT(restart, of_io_uring, TEST_TIMEOUT)
 	EXPECT_LT(0, rounds);
 	for (i = 0; i < ARRAY_SIZE(r); i++)
 		EXPECT_EQ(0, puppet_serve(p, &r[i]));
+	/* The last requester's RELEASE, which it has not waited for */
+	ASSERT_EQ(0, puppet_drain(p, 100));
 	EXPECT_TRUE(conn_waiting_becomes(p->conn, 0));
 }
 
