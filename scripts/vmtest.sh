@@ -4,7 +4,8 @@
 #   vmtest.sh [--kernel ordinary|debug] [--image BZIMAGE] [--cmd 'SHELL COMMAND'] [--append ARGS] [--brief] [TEST...]
 # TEST is a program of tools/testing/selftests/fuse (default: all).  With --cmd, that command runs in
 # the guest instead, in /kselftest/fuse.  --image skips the kernel's build, --brief shows only results
-# and failures.  The results as counted go to build/logs/test-BASE-KERNEL.ktap, the console beside it.
+# and failures.  The KUnit tests that the debug kernel runs at boot count as well.  The results as
+# counted go to build/logs/test-BASE-KERNEL.ktap, the console beside it.
 # FU_TEST_TIMEOUT: seconds for everything.
 . "$(dirname "$0")/lib.sh"
 
@@ -39,9 +40,15 @@ selection='-c fuse'
 if [ ${#tests[@]} -gt 0 ]; then
 	selection=$(printf -- '-t fuse:%s ' "${tests[@]}")
 fi
+# The debug kernel has run its unit tests by then.
+unit_tests='' suites=()
+if [ "$kernel" = debug ]; then
+	unit_tests="sed 's/^/kunit: /' /sys/kernel/debug/kunit/*/results;"
+	suites=(--kunit fuse_uring_topology)
+fi
 status=0
 "$FU_TOP/scripts/vm-run.py" --kernel "$image" --initrd "$initrd" --log "$console" --show $show \
 	--timeout "${FU_TEST_TIMEOUT:-2400}" --quiet-limit 600 --append "$append" \
-	--cmd "cd /kselftest && ./run_kselftest.sh -o $per_test $selection" || status=$?
-"$FU_TOP/scripts/ktap.py" --label "$FU_BASE_NAME $kernel" --guest-status $status \
+	--cmd "$unit_tests cd /kselftest && ./run_kselftest.sh -o $per_test $selection" || status=$?
+"$FU_TOP/scripts/ktap.py" --label "$FU_BASE_NAME $kernel" --guest-status $status "${suites[@]}" \
 	--out "${console%.console}.ktap" "$console"

@@ -22,6 +22,13 @@ MODULE_PARM_DESC(enable_uring,
 
 #define FUSE_URING_DEFAULT_DEPTH	8
 
+/*
+ * Buffers in a queue's pool: one is kept for synchronous requests and one for
+ * writeback, and what is shared has room for a request of any size.
+ */
+#define FUSE_URING_MIN_BUFFERS		3ULL
+#define FUSE_URING_DEFAULT_BUFFERS	4ULL
+
 /* Sizes of the structures when they were introduced */
 #define FUSE_URING_SETUP_SIZE_VER0	\
 	offsetofend(struct fuse_uring_setup, reserved)
@@ -85,38 +92,39 @@ static const struct fuse_iqueue_ops fuse_uring_fiq_ops = {
 /* Sort the queues by their nodes, and by their numbers within a node */
 static void fuse_uring_sort(struct fuse_uring *uring)
 {
-	unsigned int qid, nr = 0;
+	unsigned int qid, i, first, nr = 0;
 	int node;
 
-	for (node = NUMA_NO_NODE; node < (int)nr_node_ids; node++)
+	for (node = NUMA_NO_NODE; node < (int)nr_node_ids; node++) {
+		first = nr;
 		for (qid = 0; qid < uring->nr_queues; qid++)
 			if (uring->queues[qid]->node == node)
 				uring->by_node[nr++] = qid;
+		for (i = first; i < nr; i++) {
+			struct fuse_uring_queue *queue;
+
+			queue = uring->queues[uring->by_node[i]];
+			queue->first_of_node = first;
+			queue->nr_of_node = nr - first;
+			queue->nth_of_node = i - first;
+		}
+	}
 }
 
-/*
- * The node of a queue's CPUs.  When they are of several nodes the memory is
- * best where the first of them is, as is that of any other queue.
- */
-static int fuse_uring_queue_node(struct fuse_uring *uring, u16 qid,
-				 unsigned int *nr_cpus)
+/* The CPUs whose home the queue is */
+static unsigned int fuse_uring_queue_cpus(struct fuse_uring *uring, u16 qid)
 {
-	int node = NUMA_NO_NODE;
-	unsigned int cpu;
+	unsigned int cpu, nr = 0;
 
-	*nr_cpus = 0;
-	for_each_possible_cpu(cpu) {
-		if (uring->cpu_home[cpu] != qid)
-			continue;
-		if (!(*nr_cpus)++)
-			node = cpu_to_node(cpu);
-	}
+	for_each_possible_cpu(cpu)
+		nr += uring->cpu_home[cpu] == qid;
 
-	return node;
+	return nr;
 }
 
 static struct fuse_uring *fuse_uring_alloc(struct fuse_conn *fc,
-					   const struct fuse_uring_setup *setup)
+					   const struct fuse_uring_setup *setup,
+					   const struct cpumask *own)
 {
 	struct fuse_uring *uring;
 	unsigned int qid;
@@ -139,9 +147,17 @@ static struct fuse_uring *fuse_uring_alloc(struct fuse_conn *fc,
 	uring->max_background = setup->nr_background;
 	uring->payload_size = setup->payload_size;
 	uring->payload_area = setup->payload_size + FUSE_URING_PAYLOAD_SLACK;
+	uring->small_size = setup->small_size;
+	uring->buffer_size = round_up(uring->payload_area, FUSE_URING_POOL_CHUNK);
+	if (setup->pool_size)
+		uring->nr_chunks = (setup->pool_size - 2 * uring->buffer_size) /
+			FUSE_URING_POOL_CHUNK;
+	/* At least one slot in four is for requests that need none */
+	uring->max_shared = max(uring->queue_depth * 3 / 4, 1U);
 	uring->payload_offset = setup->payload_offset;
 	uring->control_offset = setup->payload_offset +
-		(u64)uring->queue_depth * uring->payload_area;
+		(u64)uring->queue_depth * uring->small_size;
+	uring->pool_offset = setup->pool_offset;
 	uring->mmap_size = setup->mmap_size;
 
 	err = -ENOMEM;
@@ -149,16 +165,16 @@ static struct fuse_uring *fuse_uring_alloc(struct fuse_conn *fc,
 	if (!uring->notifier)
 		goto err_free;
 
-	err = fuse_uring_map_build(uring);
+	err = fuse_uring_map_build(uring, own);
 	if (err)
 		goto err_free;
 
 	for (qid = 0; qid < uring->nr_queues; qid++) {
 		struct fuse_uring_queue *queue;
-		unsigned int nr_cpus;
-		int node = fuse_uring_queue_node(uring, qid, &nr_cpus);
 
-		queue = fuse_uring_queue_alloc(uring, qid, node, nr_cpus);
+		queue = fuse_uring_queue_alloc(uring, qid,
+					       uring->queue_node[qid],
+					       fuse_uring_queue_cpus(uring, qid));
 		if (IS_ERR(queue)) {
 			err = PTR_ERR(queue);
 			goto err_free;
@@ -187,20 +203,77 @@ static unsigned int fuse_uring_max_payload(struct fuse_conn *fc)
 	return max(size, FUSE_URING_MIN_PAYLOAD);
 }
 
+/* The possible CPUs that the server wants queues for */
+static int fuse_uring_get_cpus(const struct fuse_uring_setup *setup,
+			       struct cpumask *own)
+{
+	unsigned int cpu, len = BITS_TO_BYTES(nr_cpu_ids);
+	u8 *cpus;
+
+	cpumask_copy(own, cpu_possible_mask);
+	if (!setup->cpus_len)
+		return setup->cpus ? -EINVAL : 0;
+
+	len = min(len, setup->cpus_len);
+	cpus = memdup_user(u64_to_user_ptr(setup->cpus), len);
+	if (IS_ERR(cpus))
+		return PTR_ERR(cpus);
+
+	for_each_possible_cpu(cpu)
+		if (cpu / 8 >= len || !(cpus[cpu / 8] & 1 << cpu % 8))
+			cpumask_clear_cpu(cpu, own);
+	kfree(cpus);
+
+	return cpumask_empty(own) ? -EINVAL : 0;
+}
+
+/* What each slot has of its own, and what they share */
+static int fuse_uring_negotiate_pool(struct fuse_uring_setup *setup,
+				     unsigned int max_payload)
+{
+	u64 area = setup->payload_size + FUSE_URING_PAYLOAD_SLACK;
+	u64 buffer = round_up(area, FUSE_URING_POOL_CHUNK);
+	u64 full = setup->queue_depth * buffer;
+
+	if (!setup->small_size)
+		setup->small_size = PAGE_SIZE;
+	if (setup->small_size > max_payload + FUSE_URING_PAYLOAD_SLACK)
+		return -EINVAL;
+	setup->small_size = PAGE_ALIGN(setup->small_size);
+
+	if (!setup->pool_size)
+		setup->pool_size = min(full, FUSE_URING_DEFAULT_BUFFERS * buffer);
+	if (setup->small_size >= setup->payload_size ||
+	    setup->pool_size >= full) {
+		setup->small_size = area;
+		setup->pool_size = 0;
+		return 0;
+	}
+
+	if (setup->pool_size < FUSE_URING_MIN_BUFFERS * buffer ||
+	    setup->pool_size > 2 * buffer + FUSE_URING_MAX_POOL)
+		return -EINVAL;
+	setup->pool_size = round_down(setup->pool_size, FUSE_URING_POOL_CHUNK);
+
+	return 0;
+}
+
 /* Check what the server asks for, and replace it by what it is granted */
 static int fuse_uring_negotiate(struct fuse_conn *fc,
-				struct fuse_uring_setup *setup)
+				struct fuse_uring_setup *setup,
+				unsigned int nr_cpus)
 {
 	unsigned int max_payload = max_t(unsigned int, FUSE_URING_MIN_PAYLOAD,
 					 FUSE_MAX_MAX_PAGES << PAGE_SHIFT);
+	int err;
 
 	if (setup->flags ||
 	    memchr_inv(setup->reserved, 0, sizeof(setup->reserved)))
 		return -EINVAL;
 
 	if (!setup->nr_queues)
-		setup->nr_queues = num_possible_cpus();
-	if (setup->nr_queues > num_possible_cpus() ||
+		setup->nr_queues = nr_cpus;
+	if (setup->nr_queues > nr_cpus ||
 	    setup->nr_queues > U16_MAX)
 		return -EINVAL;
 
@@ -227,6 +300,10 @@ static int fuse_uring_negotiate(struct fuse_conn *fc,
 		return -EINVAL;
 	setup->payload_size = PAGE_ALIGN(setup->payload_size);
 
+	err = fuse_uring_negotiate_pool(setup, max_payload);
+	if (err)
+		return err;
+
 	setup->features = FUSE_URING_FEAT_INIT | FUSE_URING_FEAT_NOTIFY |
 		FUSE_URING_FEAT_DETACH | FUSE_URING_FEAT_RESTART;
 	setup->header_stride = FUSE_URING_HEADER_STRIDE;
@@ -234,9 +311,10 @@ static int fuse_uring_negotiate(struct fuse_conn *fc,
 	setup->payload_offset = PAGE_ALIGN((u64)setup->header_stride *
 					   (setup->queue_depth +
 					    setup->nr_control));
-	setup->mmap_size = setup->payload_offset + (u64)setup->queue_depth *
-		(setup->payload_size + FUSE_URING_PAYLOAD_SLACK) +
+	setup->pool_offset = setup->payload_offset +
+		(u64)setup->queue_depth * setup->small_size +
 		setup->nr_control * FUSE_URING_CONTROL_AREA;
+	setup->mmap_size = setup->pool_offset + setup->pool_size;
 	setup->queue_stride = setup->mmap_size;
 
 	/* Headers tell offsets in 32 bits */
@@ -329,12 +407,42 @@ static int fuse_uring_copy_struct(void *dst, size_t ksize, size_t min_size,
 	return copy_struct_from_user(dst, ksize, argp, size);
 }
 
+static int fuse_uring_setup(struct fuse_conn *fc,
+			    struct fuse_uring_setup *setup, void __user *argp,
+			    struct cpumask *own)
+{
+	struct fuse_uring *uring;
+	u32 usize = setup->size;
+	int err;
+
+	err = fuse_uring_get_cpus(setup, own);
+	if (err)
+		return err;
+	err = fuse_uring_negotiate(fc, setup, cpumask_weight(own));
+	if (err)
+		return err;
+
+	uring = fuse_uring_alloc(fc, setup, own);
+	if (IS_ERR(uring))
+		return PTR_ERR(uring);
+
+	/* Before the ring can be used, so that a failure changes nothing */
+	setup->size = sizeof(*setup);
+	if (copy_to_user(argp, setup, min_t(size_t, usize, sizeof(*setup))))
+		err = -EFAULT;
+	else
+		err = fuse_uring_publish(fc, uring);
+	if (err)
+		fuse_uring_free(uring);
+
+	return err;
+}
+
 static long fuse_uring_ioctl_setup(struct fuse_dev *fud, void __user *argp)
 {
 	struct fuse_uring_setup setup;
-	struct fuse_uring *uring;
 	struct fuse_conn *fc;
-	u32 usize;
+	cpumask_var_t own;
 	int err;
 
 	if (!READ_ONCE(enable_uring))
@@ -346,7 +454,6 @@ static long fuse_uring_ioctl_setup(struct fuse_dev *fud, void __user *argp)
 				     FUSE_URING_SETUP_SIZE_VER0, argp);
 	if (err)
 		return err;
-	usize = setup.size;
 
 	fc = fud->fc;
 	if (!READ_ONCE(fc->connected))
@@ -354,22 +461,10 @@ static long fuse_uring_ioctl_setup(struct fuse_dev *fud, void __user *argp)
 	if (fuse_uring_in_use(fc))
 		return -EBUSY;
 
-	err = fuse_uring_negotiate(fc, &setup);
-	if (err)
-		return err;
-
-	uring = fuse_uring_alloc(fc, &setup);
-	if (IS_ERR(uring))
-		return PTR_ERR(uring);
-
-	/* Before the ring can be used, so that a failure changes nothing */
-	setup.size = sizeof(setup);
-	if (copy_to_user(argp, &setup, min_t(size_t, usize, sizeof(setup))))
-		err = -EFAULT;
-	else
-		err = fuse_uring_publish(fc, uring);
-	if (err)
-		fuse_uring_free(uring);
+	if (!alloc_cpumask_var(&own, GFP_KERNEL))
+		return -ENOMEM;
+	err = fuse_uring_setup(fc, &setup, argp, own);
+	free_cpumask_var(own);
 
 	return err;
 }

@@ -97,14 +97,12 @@ static int fuse_uring_feed_request(struct fuse_uring_slot *slot,
 			break;
 
 		if (!slot->req) {
-			req = fuse_uring_next(queue);
-			if (!req) {
+			if (!fuse_uring_next(slot)) {
 				slot->cmd = cmd;
 				fuse_uring_slot_to(slot, FUSE_URING_SLOT_READY);
 				spin_unlock(&queue->lock);
 				return -EIOCBQUEUED;
 			}
-			fuse_uring_slot_assign(slot, req);
 		}
 		req = slot->req;
 		if (slot->state != FUSE_URING_SLOT_FILL)
@@ -123,6 +121,8 @@ static int fuse_uring_feed_request(struct fuse_uring_slot *slot,
 		WRITE_ONCE(req->uring_queue, NULL);
 		if (queue->stopped)
 			err = -ECONNABORTED;
+		else
+			fuse_uring_dispatch(queue);
 		spin_unlock(&queue->lock);
 		fuse_uring_end(slot, req, err);
 		spin_lock(&queue->lock);
@@ -263,7 +263,7 @@ static int fuse_uring_read_reply(struct fuse_uring_slot *slot,
 		return -EINVAL;
 	if (oh->error)
 		*payload_sz = 0;
-	if (*payload_sz > slot->queue->uring->payload_area)
+	if (*payload_sz > slot->payload_room)
 		return -EINVAL;
 
 	oh->len = sizeof(*oh) + *payload_sz;
@@ -345,9 +345,11 @@ static int fuse_uring_commit(struct io_uring_cmd *cmd,
 		fuse_uring_update(fc);
 
 	spin_lock(&queue->lock);
-	/* Gives back the credit */
-	if (slot->background)
+	/* What is given back may be what others have been waiting for */
+	if (slot->background || slot->lot) {
 		fuse_uring_slot_revoke(slot);
+		fuse_uring_dispatch(queue);
+	}
 	if (unlikely(err)) {
 		fuse_uring_slot_to(slot, FUSE_URING_SLOT_IDLE);
 		queue->nr_cmds--;
@@ -359,9 +361,6 @@ static int fuse_uring_commit(struct io_uring_cmd *cmd,
 		return -EBADMSG;
 	}
 
-	/* The credit may be what one of these has been waiting for */
-	if (!list_empty(&queue->bg_pending))
-		fuse_uring_dispatch(queue);
 	fuse_uring_set_task(slot, task);
 	return fuse_uring_cmd_done(cmd, fuse_uring_feed(slot, cmd), issue_flags);
 }

@@ -90,9 +90,31 @@ static __always_inline void fuse_uring_copy_op_header(char *to, const void *from
 }
 
 /**
+ * fuse_uring_measure - take the size of a request's payload
+ * @req: the request
+ *
+ * A slot's payload area has to have room for what the request sends, and for
+ * what it may receive instead.
+ */
+void fuse_uring_measure(struct fuse_req *req)
+{
+	const struct fuse_args *args = req->args;
+	unsigned int skip = fuse_uring_has_op_header(args);
+	unsigned int area;
+
+	area = fuse_uring_size((const struct fuse_arg *)args->in_args + skip,
+			       args->in_numargs - skip);
+	req->uring_in_size = area;
+	if (test_bit(FR_ISREPLY, &req->flags))
+		area = max(area, fuse_uring_size(args->out_args,
+						 args->out_numargs));
+	req->uring_area = area;
+}
+
+/**
  * fuse_uring_copy_in - copy a request into its slot
  * @slot: the slot, in state FILL
- * @req: the request
+ * @req: the request, of which the size has been taken
  *
  * Fails, before anything is copied, when the slot's memory has no room for
  * what the request sends, or for what it may receive.
@@ -104,29 +126,24 @@ int fuse_uring_copy_in(struct fuse_uring_slot *slot, struct fuse_req *req)
 	struct fuse_args *args = req->args;
 	struct fuse_uring_req_header *hdr = slot->hdr;
 	struct fuse_uring_ent_in_out *ent = &hdr->ring_ent_in_out;
-	unsigned int room = slot->queue->uring->payload_area;
 	unsigned int skip = fuse_uring_has_op_header(args);
-	struct fuse_arg *in = (struct fuse_arg *)args->in_args;
-	unsigned int in_sz, out_sz = 0;
+	const struct fuse_in_arg *op = &args->in_args[0];
+	unsigned int in_size = req->uring_in_size;
 
-	in_sz = fuse_uring_size(in + skip, args->in_numargs - skip);
-	if (test_bit(FR_ISREPLY, &req->flags))
-		out_sz = fuse_uring_size(args->out_args, args->out_numargs);
-
-	if (unlikely(in_sz > room || out_sz > room ||
-		     (skip && in[0].size > sizeof(hdr->op_in))))
+	if (unlikely(req->uring_area > slot->payload_room ||
+		     (skip && op->size > sizeof(hdr->op_in))))
 		return args->opcode == FUSE_SETXATTR ? -E2BIG : -EIO;
 
 	memcpy(hdr->in_out, &req->in.h, sizeof(req->in.h));
 	if (skip)
-		fuse_uring_copy_op_header(hdr->op_in, in[0].value, in[0].size);
+		fuse_uring_copy_op_header(hdr->op_in, op->value, op->size);
 	ent->flags = 0;
 	ent->commit_id = slot->commit_id;
-	ent->payload_sz = in_sz;
+	ent->payload_sz = in_size;
 	ent->padding = slot->payload_offset;
-	ent->reserved = room;
+	ent->reserved = slot->payload_room;
 
-	return in_sz ? fuse_uring_copy_in_payload(slot, req, skip, in_sz) : 0;
+	return in_size ? fuse_uring_copy_in_payload(slot, req, skip, in_size) : 0;
 }
 
 /**

@@ -4,7 +4,9 @@
  *
  *   uring.c        the ring of a connection: setup, ioctls, limits
  *   uring_mem.c    memory of a queue and its mapping
+ *   uring_pool.c   the part of it that requests with large payloads share
  *   uring_map.c    which CPU sends its requests to which queue
+ *   uring_topology.c  how CPUs are dealt out to queues
  *   uring_queue.c  a request's way into a slot
  *   uring_cmd.c    commands of the server: a request's way out of a slot
  *   uring_control.c  forgets and interrupts, in slots of their own
@@ -93,13 +95,38 @@ enum fuse_uring_control {
 	FUSE_URING_CONTROL_INTERRUPT,
 };
 
+/*
+ * The lists on which requests wait for a slot.  Each gets its turn, so that no
+ * kind can keep another one out.  Large ones need memory of the queue's pool.
+ */
+enum fuse_uring_kind {
+	FUSE_URING_SYNC,
+	FUSE_URING_SYNC_LARGE,
+	FUSE_URING_BACKGROUND,
+	FUSE_URING_BACKGROUND_LARGE,
+	FUSE_URING_WRITEBACK_LARGE,
+	FUSE_URING_NR_KINDS,
+};
+
+/* Where a slot's payload lies: in its own area, or in a part of the pool */
+enum fuse_uring_lot {
+	FUSE_URING_LOT_OWN,
+	FUSE_URING_LOT_SHARED,
+	FUSE_URING_LOT_SYNC,
+	FUSE_URING_LOT_WRITEBACK,
+};
+
 struct fuse_uring_slot {
 	/* Immutable */
 	struct fuse_uring_queue *queue;
 	struct fuse_uring_slots *set;
 	struct fuse_uring_req_header *hdr;
+
+	/* Where the request's payload lies; changes with its assignment */
 	void *payload;
 	u32 payload_offset;
+
+	/* Immutable */
 	u16 index;
 	bool is_control;
 
@@ -115,6 +142,11 @@ struct fuse_uring_slot {
 	bool registered;
 	/* Is to be disarmed when it comes back from the server */
 	bool detached;
+	/* Which part of the pool it has, see fuse_uring_pool_take() */
+	u8 lot;
+	u16 nr_chunks;
+	/* Bytes of room for the payload */
+	u32 payload_room;
 	/*
 	 * Not IDLE: the task whose command it was last, only to be compared.
 	 * NULL when it has died with the slot BUSY.
@@ -151,6 +183,21 @@ struct fuse_uring_mem {
 	struct user_struct *user;
 };
 
+/**
+ * struct fuse_uring_cpu - what it depends on which queue a CPU gets
+ * @node: NUMA node, NUMA_NO_NODE when there is no such CPU
+ * @llc: CPUs of a node with the same number share their last-level cache
+ * @core: CPUs with the same @node, @llc and @core are siblings
+ * @own: is to have a queue of its own as far as there are queues: on-line, and
+ *	one that the server runs on
+ */
+struct fuse_uring_cpu {
+	int node;
+	unsigned int llc;
+	unsigned int core;
+	bool own;
+};
+
 /* Counters of a queue, under queue->lock */
 struct fuse_uring_queue_stats {
 	u64 synchronous;
@@ -160,6 +207,8 @@ struct fuse_uring_queue_stats {
 	u64 waits;
 	/* Came from the CPUs of another queue that had no slot free */
 	u64 spills;
+	/* Found a slot, but no room in the pool */
+	u64 pool_waits;
 };
 
 /* The slots of a queue that are of one kind, under queue->lock */
@@ -168,6 +217,27 @@ struct fuse_uring_slots {
 	unsigned int nr_registered;
 	unsigned int nr_ready;
 	struct list_head ready;
+};
+
+/**
+ * struct fuse_uring_pool - memory of a queue for large payloads
+ * @chunks: which chunks of the shared part are in use
+ * @nr_free: how many are not
+ * @nr_shared: slots that have some of them
+ * @turn: the kind of requests that the next chunks are for, as its first one
+ *	has found no room; FUSE_URING_NR_KINDS when there is none
+ * @sync_used: a synchronous request has the buffer that is kept for these
+ * @writeback_used: writeback has the one that is kept for it
+ *
+ * All under queue->lock.  See fuse_uring_pool_take().
+ */
+struct fuse_uring_pool {
+	unsigned long *chunks;
+	unsigned int nr_free;
+	unsigned int nr_shared;
+	u8 turn;
+	bool sync_used;
+	bool writeback_used;
 };
 
 struct fuse_uring_queue {
@@ -179,6 +249,10 @@ struct fuse_uring_queue {
 	u16 qid;
 	int node;
 	unsigned int nr_cpus;
+	/* Its node's queues are these of uring->by_node, and which it is */
+	unsigned int first_of_node;
+	unsigned int nr_of_node;
+	unsigned int nth_of_node;
 
 	/* What the map was made with, under fiq->lock */
 	bool mapped_live;
@@ -191,8 +265,8 @@ struct fuse_uring_queue {
 	bool stopped;
 	/* Commands that have been prepared and are not completed */
 	unsigned int nr_cmds;
-	/* Whose turn it is when both lists have requests */
-	bool background_next;
+	/* Whose turn it is when several lists have requests */
+	u8 next_kind;
 
 	struct fuse_uring_slots ordinary;
 	struct fuse_uring_slots control;
@@ -204,8 +278,10 @@ struct fuse_uring_queue {
 	unsigned int nr_background;
 
 	/* Requests that wait for a slot: FR_PENDING, and on no other list */
-	struct list_head pending;
-	struct list_head bg_pending;
+	struct list_head pending[FUSE_URING_NR_KINDS];
+	unsigned int nr_pending;
+
+	struct fuse_uring_pool pool;
 
 	/* Last part of the next request's unique id */
 	u64 next_seq;
@@ -255,13 +331,22 @@ struct fuse_uring_messages {
  * @nr_control: control slots per queue
  * @max_background: slots of a queue that background requests may hold
  * @payload_size: what the server asked for, in whole pages
- * @payload_area: bytes of a slot's payload area, see FUSE_URING_PAYLOAD_SLACK
+ * @payload_area: bytes of room that a request may need, see
+ *	FUSE_URING_PAYLOAD_SLACK
+ * @small_size: bytes of each ordinary slot's own area
+ * @buffer_size: @payload_area in whole chunks
+ * @nr_chunks: chunks of the part of a queue's pool that is shared, 0 when all
+ *	that a request can need is in its slot's own area
+ * @max_shared: slots of a queue that may have chunks at a time
  * @mmap_size: bytes of a queue's memory
- * @payload_offset: where its payload areas begin
+ * @payload_offset: where the slots' own areas begin
  * @control_offset: where the payload areas of control slots begin
+ * @pool_offset: where the pool begins: the buffer kept for synchronous
+ *	requests, that for writeback, the chunks
  * @cpu_home: for each possible CPU the queue that is its own
  * @cpu_map: for each possible CPU the live queue that takes its requests;
  *	written under fiq->lock, read without
+ * @queue_node: for each queue the node of its own CPUs
  * @by_node: the queues, those of a node next to each other
  * @scratch: for fuse_uring_map_update(), under fiq->lock
  * @active: at least one queue is live, new requests go to the ring only;
@@ -284,11 +369,17 @@ struct fuse_uring {
 	unsigned int max_background;
 	unsigned int payload_size;
 	unsigned int payload_area;
+	unsigned int small_size;
+	unsigned int buffer_size;
+	unsigned int nr_chunks;
+	unsigned int max_shared;
 	u64 mmap_size;
 	u64 payload_offset;
 	u64 control_offset;
+	u64 pool_offset;
 	u16 *cpu_home;
 	u16 *cpu_map;
+	int *queue_node;
 	u16 *by_node;
 	u16 *scratch;
 	bool active;
@@ -302,8 +393,8 @@ struct fuse_uring {
 };
 
 /*
- * A slot's payload area is this much larger than the largest file data it
- * carries: the reply to an IOCTL of the maximum size has a header as well.
+ * A request may need this much more room than for the largest file data that
+ * it carries: the reply to an IOCTL of the maximum size has a header as well.
  */
 #define FUSE_URING_PAYLOAD_SLACK	PAGE_SIZE
 
@@ -362,7 +453,9 @@ static inline struct fuse_uring *fuse_uring_locked(struct fuse_conn *fc)
 }
 
 void fuse_uring_slot_drop(struct fuse_uring_slot *slot, int ret);
-struct fuse_req *fuse_uring_pick(struct fuse_uring_queue *queue);
+bool fuse_uring_pick(struct fuse_uring_slot *slot);
+bool fuse_uring_pool_take(struct fuse_uring_slot *slot, unsigned int size,
+			  enum fuse_uring_kind kind);
 struct fuse_uring_queue *fuse_uring_other_queue(struct fuse_uring *uring,
 						struct fuse_uring_queue *own);
 
@@ -475,27 +568,85 @@ static inline void fuse_uring_slot_to(struct fuse_uring_slot *slot,
 	fuse_uring_slot_move(slot, slot->state, state);
 }
 
+/* A slot's payload lies in its own area */
+static inline void fuse_uring_slot_own_area(struct fuse_uring_slot *slot)
+{
+	struct fuse_uring *uring = slot->queue->uring;
+
+	slot->lot = FUSE_URING_LOT_OWN;
+	if (slot->is_control) {
+		slot->payload_room = FUSE_URING_CONTROL_AREA;
+		slot->payload_offset = uring->control_offset +
+			(slot->index - uring->queue_depth) *
+			FUSE_URING_CONTROL_AREA;
+	} else {
+		slot->payload_room = uring->small_size;
+		slot->payload_offset = uring->payload_offset +
+			slot->index * uring->small_size;
+	}
+	slot->payload = slot->queue->mem->addr + slot->payload_offset;
+}
+
+static inline bool fuse_uring_has_credit(struct fuse_uring_queue *queue)
+{
+	return READ_ONCE(queue->nr_background) < queue->uring->max_background;
+}
+
+/* On which list a request waits.  Its size has been taken. */
+static inline enum fuse_uring_kind
+fuse_uring_kind(const struct fuse_uring *uring, const struct fuse_req *req)
+{
+	bool background = test_bit(FR_BACKGROUND, &req->flags);
+	const struct fuse_write_in *in;
+
+	if (likely(req->uring_area <= uring->small_size))
+		return background ? FUSE_URING_BACKGROUND : FUSE_URING_SYNC;
+	if (!background)
+		return FUSE_URING_SYNC_LARGE;
+
+	in = req->args->in_args[0].value;
+	if (req->args->opcode == FUSE_WRITE &&
+	    in->write_flags & FUSE_WRITE_CACHE)
+		return FUSE_URING_WRITEBACK_LARGE;
+
+	return FUSE_URING_BACKGROUND_LARGE;
+}
+
 /**
- * fuse_uring_slot_assign - give a request to a slot
+ * fuse_uring_slot_assign - give a request to a slot, if it may have one now
  * @slot: the slot, which has none
- * @req: the request, which is on no list
+ * @req: the request, which is not on a list, or about to be taken off it
+ * @kind: what kind of request it is
  *
- * From here on the requester waits for the request's end.
+ * That is a matter of credits for background requests, and of memory for large
+ * ones.  From here on the requester waits for the request's end.
+ *
+ * Return: whether it has been given.
  */
-static inline void fuse_uring_slot_assign(struct fuse_uring_slot *slot,
-					  struct fuse_req *req)
+static __always_inline bool
+fuse_uring_slot_assign(struct fuse_uring_slot *slot, struct fuse_req *req,
+		       enum fuse_uring_kind kind)
 {
 	struct fuse_uring_queue *queue = slot->queue;
+	bool background = kind >= FUSE_URING_BACKGROUND;
 
 	lockdep_assert_held(&queue->lock);
+
+	if (background && !fuse_uring_has_credit(queue))
+		return false;
+	if (unlikely(req->uring_area > queue->uring->small_size) &&
+	    !fuse_uring_pool_take(slot, req->uring_area, kind))
+		return false;
 
 	clear_bit(FR_PENDING, &req->flags);
 	slot->req = req;
 	slot->filled = false;
 	slot->commit_id++;
-	slot->background = test_bit(FR_BACKGROUND, &req->flags);
-	if (slot->background)
+	slot->background = background;
+	if (background)
 		WRITE_ONCE(queue->nr_background, queue->nr_background + 1);
+
+	return true;
 }
 
 /**
@@ -533,13 +684,10 @@ static inline bool fuse_uring_slot_is_orphan(const struct fuse_uring_slot *slot)
 	return slot->state == FUSE_URING_SLOT_BUSY && !slot->task;
 }
 
-/* The next request that waits on the queue and may have a slot */
-static inline struct fuse_req *fuse_uring_next(struct fuse_uring_queue *queue)
+/* Give the next request that waits on the queue and may have a slot to @slot */
+static inline bool fuse_uring_next(struct fuse_uring_slot *slot)
 {
-	if (list_empty(&queue->pending) && list_empty(&queue->bg_pending))
-		return NULL;
-
-	return fuse_uring_pick(queue);
+	return slot->queue->nr_pending && fuse_uring_pick(slot);
 }
 
 /*
@@ -576,12 +724,25 @@ void fuse_uring_put(struct fuse_uring *uring);
 struct fuse_uring_mem *fuse_uring_mem_alloc(u64 size, int node);
 void fuse_uring_mem_put(struct fuse_uring_mem *mem);
 
+/* uring_pool.c */
+int fuse_uring_pool_init(struct fuse_uring_queue *queue);
+void fuse_uring_pool_destroy(struct fuse_uring_queue *queue);
+void fuse_uring_pool_give(struct fuse_uring_slot *slot);
+void fuse_uring_pool_forgo(struct fuse_uring_queue *queue,
+			   enum fuse_uring_kind kind);
+u64 fuse_uring_pool_used(const struct fuse_uring_queue *queue);
+
 /* uring_map.c */
-int fuse_uring_map_build(struct fuse_uring *uring);
+int fuse_uring_map_build(struct fuse_uring *uring, const struct cpumask *own);
 void fuse_uring_map_free(struct fuse_uring *uring);
 unsigned int fuse_uring_map_update(struct fuse_uring *uring);
 bool fuse_uring_map_stale(struct fuse_uring *uring);
-struct fuse_uring_queue *fuse_uring_spill(struct fuse_uring_queue *queue);
+struct fuse_uring_queue *fuse_uring_spill(struct fuse_uring_queue *queue,
+					  unsigned int area);
+
+/* uring_topology.c */
+int fuse_uring_deal(const struct fuse_uring_cpu *cpus, unsigned int nr_cpus,
+		    unsigned int nr_queues, u16 *home);
 
 /* uring_queue.c */
 struct fuse_uring_queue *fuse_uring_queue_alloc(struct fuse_uring *uring,
@@ -647,6 +808,7 @@ void fuse_uring_watch_reap(struct fuse_uring *uring);
 void fuse_uring_watch_free_all(struct fuse_uring *uring);
 
 /* uring_copy.c */
+void fuse_uring_measure(struct fuse_req *req);
 int fuse_uring_copy_in(struct fuse_uring_slot *slot, struct fuse_req *req);
 int fuse_uring_copy_out(struct fuse_uring_slot *slot, struct fuse_req *req,
 			u32 payload_sz);

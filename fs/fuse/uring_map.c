@@ -2,130 +2,135 @@
 /*
  * FUSE over io_uring: which CPU sends its requests to which queue.
  *
- * Every possible CPU has a home queue for the life of the ring.  CPUs are
- * dealt out node by node, so that a queue has CPUs of one node only as long
- * as there are enough queues for that.  While its home queue is not live, a
- * CPU's requests go to a live queue of the same node, else to any.
+ * Every possible CPU has a home queue for the life of the ring, by the rules
+ * of fuse_uring_deal().  While its home queue is not live, a CPU's requests go
+ * to a live queue of the same node, else to any.
  */
 #include "uring_i.h"
 
+#include <linux/cpu.h>
 #include <linux/cpumask.h>
-#include <linux/nodemask.h>
+#include <linux/sched/topology.h>
 #include <linux/slab.h>
 #include <linux/topology.h>
 
 /*
- * Deal nr_cpus CPUs, given by their place among the possible CPUs in the order
- * of their nodes, out to nr_queues queues: in runs whose lengths differ by at
- * most one.
+ * A number for the CPUs of a node that share their last-level cache with this
+ * one: the lowest of those that are on-line.  CPUs before this one have theirs
+ * already.  What off-line ones share is not known.
  */
-static unsigned int fuse_uring_deal(unsigned int nth, unsigned int nr_cpus,
-				    unsigned int nr_queues)
+static unsigned int fuse_uring_llc(const struct fuse_uring_cpu *cpus,
+				   unsigned int cpu)
 {
-	return div_u64((u64)nth * nr_queues, nr_cpus);
+	unsigned int other;
+
+	if (!cpu_online(cpu))
+		return UINT_MAX;
+
+	for_each_online_cpu(other) {
+		if (other == cpu)
+			break;
+		if (cpus[other].node == cpus[cpu].node &&
+		    cpus[other].llc == other && cpus_share_cache(cpu, other))
+			return other;
+	}
+
+	return cpu;
 }
 
-static unsigned int fuse_uring_node_cpus(int node)
+/* Describe the machine for fuse_uring_deal() */
+static void fuse_uring_describe(struct fuse_uring *uring,
+				const struct cpumask *own,
+				struct fuse_uring_cpu *cpus)
 {
 	unsigned int cpu, nr = 0;
 
-	for_each_possible_cpu(cpu)
-		nr += cpu_to_node(cpu) == node;
+	for (cpu = 0; cpu < nr_cpu_ids; cpu++)
+		cpus[cpu].node = NUMA_NO_NODE;
 
-	return nr;
-}
+	cpus_read_lock();
+	for_each_possible_cpu(cpu) {
+		int node = cpu_to_node(cpu);
 
-/* With fewer queues than nodes, neighbouring nodes share a queue */
-static void fuse_uring_deal_all(struct fuse_uring *uring)
-{
-	unsigned int cpu, nth = 0, nr = num_possible_cpus();
-	int node;
-
-	for_each_node(node) {
-		for_each_possible_cpu(cpu) {
-			if (cpu_to_node(cpu) != node)
-				continue;
-			uring->cpu_home[cpu] =
-				fuse_uring_deal(nth++, nr, uring->nr_queues);
-		}
+		cpus[cpu].node = node == NUMA_NO_NODE ? 0 : node;
+		nr += cpu_online(cpu) && cpumask_test_cpu(cpu, own);
 	}
+	for_each_possible_cpu(cpu) {
+		unsigned int core;
+
+		cpus[cpu].llc = fuse_uring_llc(cpus, cpu);
+		/* Off-line CPUs may have no siblings, not even themselves */
+		core = cpumask_first(topology_sibling_cpumask(cpu));
+		cpus[cpu].core = core < nr_cpu_ids ? core : cpu;
+		/* Off-line ones have queues when there are queues left */
+		cpus[cpu].own = cpumask_test_cpu(cpu, own) &&
+			(cpu_online(cpu) || nr < uring->nr_queues);
+	}
+	cpus_read_unlock();
 }
 
 /*
- * Each node gets one queue, and of the remaining ones its share by its CPUs.
- * Shares are of what is left for the nodes that are left, so that they add up.
+ * The node of a queue's CPUs.  When they are of several nodes the memory is
+ * best where the first of those is that have queues of their own, as is that
+ * of any other queue.
  */
-static void fuse_uring_deal_by_node(struct fuse_uring *uring,
-				    unsigned int nr_nodes)
+static void fuse_uring_map_nodes(struct fuse_uring *uring,
+				 const struct fuse_uring_cpu *cpus)
 {
-	unsigned int cpus_left = num_possible_cpus();
-	unsigned int queues_left = uring->nr_queues;
-	unsigned int cpu, first = 0;
-	int node;
+	unsigned int cpu, qid, pass;
 
-	for_each_node(node) {
-		unsigned int nr_cpus = fuse_uring_node_cpus(node);
-		unsigned int nr, others, nth = 0;
+	for (qid = 0; qid < uring->nr_queues; qid++)
+		uring->queue_node[qid] = NUMA_NO_NODE;
 
-		if (!nr_cpus)
-			continue;
-
-		/* The other nodes need one each, and can use one per CPU */
-		others = cpus_left - nr_cpus;
-		nr_nodes--;
-		nr = DIV_ROUND_CLOSEST(queues_left * nr_cpus, cpus_left);
-		nr = clamp(nr, 1U, nr_cpus);
-		nr = min(nr, queues_left - nr_nodes);
-		if (queues_left - nr > others)
-			nr = queues_left - others;
-
+	for (pass = 0; pass < 2; pass++) {
 		for_each_possible_cpu(cpu) {
-			if (cpu_to_node(cpu) != node)
-				continue;
-			uring->cpu_home[cpu] =
-				first + fuse_uring_deal(nth++, nr_cpus, nr);
+			int *node = &uring->queue_node[uring->cpu_home[cpu]];
+
+			if (*node == NUMA_NO_NODE && (pass || cpus[cpu].own))
+				*node = cpu_to_node(cpu);
 		}
-		first += nr;
-		queues_left -= nr;
-		cpus_left -= nr_cpus;
 	}
 }
 
 /**
  * fuse_uring_map_build - give each possible CPU its home queue
  * @uring: a ring with its number of queues, 1 to the number of possible CPUs
+ * @own: the possible CPUs that the queues are for
  *
- * One queue per CPU are numbered as the CPUs are.
+ * See fuse_uring_deal().  One queue per CPU are numbered as the CPUs are.
  *
  * Return: 0 or -ENOMEM.
  */
-int fuse_uring_map_build(struct fuse_uring *uring)
+int fuse_uring_map_build(struct fuse_uring *uring, const struct cpumask *own)
 {
-	unsigned int cpu, qid, nr_nodes = 0;
-	int node;
+	struct fuse_uring_cpu *cpus;
+	unsigned int cpu;
+	int err;
 
 	uring->cpu_home = kvcalloc(nr_cpu_ids, sizeof(u16), GFP_KERNEL_ACCOUNT);
 	uring->cpu_map = kvcalloc(nr_cpu_ids, sizeof(u16), GFP_KERNEL_ACCOUNT);
+	uring->queue_node = kvcalloc(uring->nr_queues, sizeof(int),
+				     GFP_KERNEL_ACCOUNT);
 	uring->by_node = kvcalloc(uring->nr_queues, sizeof(u16),
 				  GFP_KERNEL_ACCOUNT);
 	uring->scratch = kvcalloc(uring->nr_queues, 2 * sizeof(u16),
 				  GFP_KERNEL_ACCOUNT);
-	if (!uring->cpu_home || !uring->cpu_map || !uring->by_node ||
-	    !uring->scratch)
+	if (!uring->cpu_home || !uring->cpu_map || !uring->queue_node ||
+	    !uring->by_node || !uring->scratch)
 		return -ENOMEM;
 
-	for_each_node(node)
-		nr_nodes += fuse_uring_node_cpus(node) > 0;
+	cpus = kvcalloc(nr_cpu_ids, sizeof(*cpus), GFP_KERNEL);
+	if (!cpus)
+		return -ENOMEM;
 
-	if (uring->nr_queues == num_possible_cpus()) {
-		qid = 0;
-		for_each_possible_cpu(cpu)
-			uring->cpu_home[cpu] = qid++;
-	} else if (uring->nr_queues < nr_nodes) {
-		fuse_uring_deal_all(uring);
-	} else {
-		fuse_uring_deal_by_node(uring, nr_nodes);
-	}
+	fuse_uring_describe(uring, own, cpus);
+	err = fuse_uring_deal(cpus, nr_cpu_ids, uring->nr_queues,
+			      uring->cpu_home);
+	if (!err)
+		fuse_uring_map_nodes(uring, cpus);
+	kvfree(cpus);
+	if (err)
+		return err;
 
 	for_each_possible_cpu(cpu)
 		uring->cpu_map[cpu] = uring->cpu_home[cpu];
@@ -137,6 +142,7 @@ void fuse_uring_map_free(struct fuse_uring *uring)
 {
 	kvfree(uring->cpu_home);
 	kvfree(uring->cpu_map);
+	kvfree(uring->queue_node);
 	kvfree(uring->by_node);
 	kvfree(uring->scratch);
 }
@@ -264,45 +270,52 @@ struct fuse_uring_queue *fuse_uring_other_queue(struct fuse_uring *uring,
 	return own;
 }
 
-/* How many queues a background request looks at */
+/* How many other queues a background request looks at */
 #define FUSE_URING_SPILL_SCAN	8
 
-static bool fuse_uring_has_room(struct fuse_uring_queue *queue)
+/* Hints, as the queue is not locked */
+static bool fuse_uring_has_room(struct fuse_uring_queue *queue,
+				unsigned int area)
 {
 	return READ_ONCE(queue->ordinary.nr_ready) &&
-		READ_ONCE(queue->nr_background) < queue->uring->max_background;
+		fuse_uring_has_credit(queue) &&
+		(area <= queue->uring->small_size ||
+		 area <= READ_ONCE(queue->pool.nr_free) * FUSE_URING_POOL_CHUNK);
 }
 
 /**
  * fuse_uring_spill - the queue for a background request
  * @queue: the queue that the request was routed to
+ * @area: bytes of payload that the request needs room for
  *
  * One thread that reads ahead sends all its requests from one CPU.  When that
- * CPU's queue has no slot or no credit left, take the one with most slots
+ * CPU's queue has no slot, credit or memory left, take the one with most slots
  * ready among the next few queues of the node.  As fuse_uring_route(), this is
  * a hint.
  */
-struct fuse_uring_queue *fuse_uring_spill(struct fuse_uring_queue *queue)
+struct fuse_uring_queue *fuse_uring_spill(struct fuse_uring_queue *queue,
+					  unsigned int area)
 {
 	struct fuse_uring *uring = queue->uring;
-	struct fuse_uring_queue *best = NULL;
-	unsigned int i, qid = queue->qid;
+	unsigned int i, nth, nr_ready, most = 0;
+	struct fuse_uring_queue *best = queue;
 
-	if (fuse_uring_has_room(queue))
+	if (fuse_uring_has_room(queue, area))
 		return queue;
 
-	for (i = 1; i < min(uring->nr_queues, FUSE_URING_SPILL_SCAN + 1U); i++) {
+	nth = queue->nth_of_node;
+	for (i = 1; i < min(queue->nr_of_node, FUSE_URING_SPILL_SCAN + 1U); i++) {
 		struct fuse_uring_queue *other;
 
-		if (++qid == uring->nr_queues)
-			qid = 0;
-		other = uring->queues[qid];
-		if (other->node != queue->node || !fuse_uring_has_room(other))
-			continue;
-		if (!best ||
-		    READ_ONCE(other->ordinary.nr_ready) > READ_ONCE(best->ordinary.nr_ready))
+		if (++nth == queue->nr_of_node)
+			nth = 0;
+		other = uring->queues[uring->by_node[queue->first_of_node + nth]];
+		nr_ready = READ_ONCE(other->ordinary.nr_ready);
+		if (nr_ready > most && fuse_uring_has_room(other, area)) {
+			most = nr_ready;
 			best = other;
+		}
 	}
 
-	return best ?: queue;
+	return best;
 }

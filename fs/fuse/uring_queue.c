@@ -12,7 +12,8 @@
 #include <linux/slab.h>
 
 /**
- * fuse_uring_slot_revoke - take a slot's request away, and give back its credit
+ * fuse_uring_slot_revoke - take a slot's request away, and give back what it has
+ *	for it: a credit, memory of the pool
  * @slot: the slot, whose queue is locked
  *
  * Return: the request, NULL when there was none.
@@ -29,6 +30,8 @@ struct fuse_req *fuse_uring_slot_revoke(struct fuse_uring_slot *slot)
 		slot->background = false;
 		WRITE_ONCE(queue->nr_background, queue->nr_background - 1);
 	}
+	if (slot->lot)
+		fuse_uring_pool_give(slot);
 
 	return req;
 }
@@ -47,37 +50,42 @@ void fuse_uring_end(struct fuse_uring_slot *slot, struct fuse_req *req,
 	fuse_request_end(req);
 }
 
-static bool fuse_uring_has_credit(struct fuse_uring_queue *queue)
-{
-	return queue->nr_background < queue->uring->max_background;
-}
-
 /**
- * fuse_uring_pick - take the next request off the queue's lists
- * @queue: the queue, locked
+ * fuse_uring_pick - give the next request on the queue's lists to a slot
+ * @slot: the slot, which has none, and whose queue is locked
  *
- * Background requests are taken as far as there are credits, and in turn with
- * synchronous ones, so that neither kind can keep the other out.
+ * The lists take turns.  One whose first request may have no slot now, for want
+ * of a credit or of memory, is passed over: its other requests may have none
+ * either, and those of other lists must not wait for it.
  *
- * Return: a request, or NULL.
+ * Return: whether the slot has got a request.
  */
-struct fuse_req *fuse_uring_pick(struct fuse_uring_queue *queue)
+bool fuse_uring_pick(struct fuse_uring_slot *slot)
 {
-	struct list_head *list = &queue->pending;
+	struct fuse_uring_queue *queue = slot->queue;
+	unsigned int i, kind = queue->next_kind;
 	struct fuse_req *req;
 
 	lockdep_assert_held(&queue->lock);
 
-	if (!list_empty(&queue->bg_pending) && fuse_uring_has_credit(queue) &&
-	    (queue->background_next || list_empty(list)))
-		list = &queue->bg_pending;
-	if (list_empty(list))
-		return NULL;
+	for (i = 0; i < FUSE_URING_NR_KINDS; i++) {
+		struct list_head *list = &queue->pending[kind];
 
-	queue->background_next = list == &queue->pending;
-	req = list_first_entry(list, struct fuse_req, list);
+		if (!list_empty(list)) {
+			req = list_first_entry(list, struct fuse_req, list);
+			if (fuse_uring_slot_assign(slot, req, kind))
+				break;
+		}
+		if (++kind == FUSE_URING_NR_KINDS)
+			kind = 0;
+	}
+	if (i == FUSE_URING_NR_KINDS)
+		return false;
+
 	list_del_init(&req->list);
-	return req;
+	queue->nr_pending--;
+	queue->next_kind = kind + 1 < FUSE_URING_NR_KINDS ? kind + 1 : 0;
+	return true;
 }
 
 /* Take the command from a slot.  It is completed by task work, with @ret. */
@@ -117,22 +125,19 @@ void fuse_uring_slot_send(struct fuse_uring_slot *slot)
  * @queue: the queue, locked
  *
  * To be called whenever one of them may have come while the other was there:
- * a request for which there is a credit never waits while a slot is READY.
+ * a request for which there is a credit, and memory, never waits while a slot is
+ * READY.
  */
 void fuse_uring_dispatch(struct fuse_uring_queue *queue)
 {
 	struct fuse_uring_slot *slot;
-	struct fuse_req *req;
 
 	lockdep_assert_held(&queue->lock);
 
-	while ((slot = fuse_uring_ready_slot(&queue->ordinary))) {
-		req = fuse_uring_pick(queue);
-		if (!req)
-			break;
-		fuse_uring_slot_assign(slot, req);
+	while (queue->nr_pending &&
+	       (slot = fuse_uring_ready_slot(&queue->ordinary)) &&
+	       fuse_uring_pick(slot))
 		fuse_uring_slot_send(slot);
-	}
 }
 
 /*
@@ -211,30 +216,58 @@ static __always_inline void fuse_uring_enter(struct fuse_uring_queue *queue,
 }
 
 static void fuse_uring_wait(struct fuse_uring_queue *queue,
-			    struct fuse_req *req)
+			    struct fuse_req *req, enum fuse_uring_kind kind)
 {
 	/* Set already, unless the request has been in a slot before */
 	if (!test_bit(FR_PENDING, &req->flags))
 		set_bit(FR_PENDING, &req->flags);
-	if (test_bit(FR_BACKGROUND, &req->flags))
-		list_add_tail(&req->list, &queue->bg_pending);
-	else
-		list_add_tail(&req->list, &queue->pending);
+	list_add_tail(&req->list, &queue->pending[kind]);
+	queue->nr_pending++;
 	queue->stats.waits++;
 	trace_fuse_uring_queue(req, queue->qid, -1);
+}
+
+/*
+ * The slot for a request that comes to the queue, or NULL when it has to wait:
+ * for a slot, or behind others of its kind, which wait for what it needs too.
+ */
+static struct fuse_uring_slot *
+fuse_uring_get_slot(struct fuse_uring_queue *queue, struct fuse_req *req,
+		    enum fuse_uring_kind kind)
+{
+	struct fuse_uring_slot *slot;
+	bool first = true;
+
+	if (unlikely(queue->nr_pending))
+		first = list_empty(&queue->pending[kind]);
+	if (kind >= FUSE_URING_BACKGROUND && !fuse_uring_has_credit(queue))
+		return NULL;
+
+	slot = fuse_uring_ready_slot(&queue->ordinary);
+	if (!slot)
+		return NULL;
+	if (likely(first && fuse_uring_slot_assign(slot, req, kind)))
+		return slot;
+
+	queue->stats.pool_waits++;
+	return NULL;
 }
 
 /* Queue a request, unless the queue it was routed to is not live any more */
 static bool fuse_uring_try_queue_req(struct fuse_conn *fc, struct fuse_req *req)
 {
-	bool background = test_bit(FR_BACKGROUND, &req->flags);
 	struct fuse_uring_queue *queue, *home;
-	struct fuse_uring_slot *slot = NULL;
-	bool update;
+	struct fuse_uring_slot *slot;
+	enum fuse_uring_kind kind;
+	bool background, update;
+
+	fuse_uring_measure(req);
 
 	rcu_read_lock();
 	home = fuse_uring_route(fuse_uring_rcu(fc));
-	queue = background ? fuse_uring_spill(home) : home;
+	kind = fuse_uring_kind(home->uring, req);
+	background = kind >= FUSE_URING_BACKGROUND;
+	queue = background ? fuse_uring_spill(home, req->uring_area) : home;
 
 	spin_lock(&queue->lock);
 	rcu_read_unlock();
@@ -247,10 +280,9 @@ static bool fuse_uring_try_queue_req(struct fuse_conn *fc, struct fuse_req *req)
 	if (queue != home)
 		queue->stats.spills++;
 
-	if (!background || fuse_uring_has_credit(queue))
-		slot = fuse_uring_ready_slot(&queue->ordinary);
+	slot = fuse_uring_get_slot(queue, req, kind);
 	if (!slot) {
-		fuse_uring_wait(queue, req);
+		fuse_uring_wait(queue, req, kind);
 		update = !queue->live;
 		spin_unlock(&queue->lock);
 		/* Its last slot was one of a task that exits */
@@ -259,7 +291,6 @@ static bool fuse_uring_try_queue_req(struct fuse_conn *fc, struct fuse_req *req)
 		return true;
 	}
 
-	fuse_uring_slot_assign(slot, req);
 	if (background) {
 		fuse_uring_slot_send(slot);
 		spin_unlock(&queue->lock);
@@ -302,16 +333,17 @@ void fuse_uring_queue_req(struct fuse_iqueue *fiq, struct fuse_req *req)
 
 /* Move the requests that wait on a queue that is not live any more */
 static void fuse_uring_move_pending(struct fuse_uring_queue *queue,
-				    struct list_head *list, bool live)
+				    enum fuse_uring_kind kind, bool live)
 {
 	struct fuse_uring *uring = queue->uring;
 	struct fuse_iqueue *fiq = &uring->fc->iq;
 	struct fuse_uring_queue *to;
 	struct fuse_req *req, *next;
 
-	list_for_each_entry_safe(req, next, list, list) {
+	list_for_each_entry_safe(req, next, &queue->pending[kind], list) {
 		if (!live) {
 			list_move_tail(&req->list, &fiq->pending);
+			queue->nr_pending--;
 			fuse_uring_leave(req);
 			continue;
 		}
@@ -320,21 +352,24 @@ static void fuse_uring_move_pending(struct fuse_uring_queue *queue,
 		if (to == queue)
 			continue;
 		spin_lock_nested(&to->lock, SINGLE_DEPTH_NESTING);
-		list_move_tail(&req->list, list == &queue->pending ?
-			       &to->pending : &to->bg_pending);
+		list_move_tail(&req->list, &to->pending[kind]);
+		queue->nr_pending--;
+		to->nr_pending++;
 		fuse_uring_enter(to, req);
 		fuse_uring_dispatch(to);
 		spin_unlock(&to->lock);
 	}
+	if (list_empty(&queue->pending[kind]))
+		fuse_uring_pool_forgo(queue, kind);
 }
 
 static void fuse_uring_queue_evacuate(struct fuse_uring_queue *queue, bool live)
 {
+	unsigned int kind;
+
 	spin_lock(&queue->lock);
-	if (!queue->live) {
-		fuse_uring_move_pending(queue, &queue->pending, live);
-		fuse_uring_move_pending(queue, &queue->bg_pending, live);
-	}
+	for (kind = 0; !queue->live && kind < FUSE_URING_NR_KINDS; kind++)
+		fuse_uring_move_pending(queue, kind, live);
 	spin_unlock(&queue->lock);
 }
 
@@ -346,11 +381,12 @@ static void fuse_uring_take_over(struct fuse_uring *uring)
 	struct fuse_req *req, *next;
 
 	list_for_each_entry_safe(req, next, &fiq->pending, list) {
+		fuse_uring_measure(req);
 		queue = fuse_uring_route(uring);
 		spin_lock(&queue->lock);
 		list_del(&req->list);
 		fuse_uring_enter(queue, req);
-		fuse_uring_wait(queue, req);
+		fuse_uring_wait(queue, req, fuse_uring_kind(uring, req));
 		fuse_uring_dispatch(queue);
 		spin_unlock(&queue->lock);
 	}
@@ -459,8 +495,13 @@ bool fuse_uring_remove_pending(struct fuse_req *req, bool *removed)
 	rcu_read_unlock();
 	mine = req->uring_queue == queue;
 	*removed = mine && test_bit(FR_PENDING, &req->flags);
-	if (*removed)
+	if (*removed) {
 		list_del(&req->list);
+		queue->nr_pending--;
+		/* Others may have been waiting for its turn to be over */
+		fuse_uring_pool_forgo(queue, fuse_uring_kind(queue->uring, req));
+		fuse_uring_dispatch(queue);
+	}
 	spin_unlock(&queue->lock);
 
 	return mine;
@@ -657,10 +698,12 @@ static void fuse_uring_queue_stop(struct fuse_uring_queue *queue,
 	queue->stopped = true;
 	WRITE_ONCE(queue->live, false);
 
-	list_splice_tail_init(&queue->bg_pending, &queue->pending);
-	list_for_each_entry(req, &queue->pending, list)
-		clear_bit(FR_PENDING, &req->flags);
-	list_splice_tail_init(&queue->pending, to_end);
+	for (i = 0; i < FUSE_URING_NR_KINDS; i++) {
+		list_for_each_entry(req, &queue->pending[i], list)
+			clear_bit(FR_PENDING, &req->flags);
+		list_splice_tail_init(&queue->pending[i], to_end);
+	}
+	queue->nr_pending = 0;
 
 	for (i = 0; i < fuse_uring_nr_slots(queue->uring); i++) {
 		struct fuse_uring_slot *slot = &queue->slots[i];
@@ -818,8 +861,7 @@ static bool fuse_uring_queue_retire(struct fuse_uring_queue *queue)
 	bool unused;
 
 	spin_lock(&queue->lock);
-	unused = !queue->nr_cmds && !queue->stopped &&
-		list_empty(&queue->pending) && list_empty(&queue->bg_pending);
+	unused = !queue->nr_cmds && !queue->stopped && !queue->nr_pending;
 	for (i = 0; unused && i < fuse_uring_nr_slots(queue->uring); i++) {
 		struct fuse_uring_slot *slot = &queue->slots[i];
 
@@ -894,7 +936,6 @@ struct fuse_uring_queue *fuse_uring_queue_alloc(struct fuse_uring *uring,
 {
 	struct fuse_uring_queue *queue;
 	unsigned int i;
-	void *addr;
 	int err;
 
 	queue = kzalloc_node(sizeof(*queue), GFP_KERNEL_ACCOUNT, node);
@@ -908,8 +949,8 @@ struct fuse_uring_queue *fuse_uring_queue_alloc(struct fuse_uring *uring,
 	spin_lock_init(&queue->lock);
 	INIT_LIST_HEAD(&queue->ordinary.ready);
 	INIT_LIST_HEAD(&queue->control.ready);
-	INIT_LIST_HEAD(&queue->pending);
-	INIT_LIST_HEAD(&queue->bg_pending);
+	for (i = 0; i < FUSE_URING_NR_KINDS; i++)
+		INIT_LIST_HEAD(&queue->pending[i]);
 	queue->next_seq = 1;
 
 	queue->slots = kvcalloc_node(fuse_uring_nr_slots(uring),
@@ -926,30 +967,26 @@ struct fuse_uring_queue *fuse_uring_queue_alloc(struct fuse_uring *uring,
 		goto err_slots;
 	}
 
-	addr = queue->mem->addr;
+	err = fuse_uring_pool_init(queue);
+	if (err)
+		goto err_mem;
+
 	for (i = 0; i < fuse_uring_nr_slots(uring); i++) {
 		struct fuse_uring_slot *slot = &queue->slots[i];
-		unsigned int nth = i;
 
 		slot->queue = queue;
 		slot->index = i;
-		slot->hdr = addr + i * FUSE_URING_HEADER_STRIDE;
-		if (i < uring->queue_depth) {
-			slot->set = &queue->ordinary;
-			slot->payload_offset = uring->payload_offset +
-				(u64)nth * uring->payload_area;
-		} else {
-			slot->set = &queue->control;
-			slot->is_control = true;
-			nth -= uring->queue_depth;
-			slot->payload_offset = uring->control_offset +
-				(u64)nth * FUSE_URING_CONTROL_AREA;
-		}
-		slot->payload = addr + slot->payload_offset;
+		slot->hdr = queue->mem->addr + i * FUSE_URING_HEADER_STRIDE;
+		slot->is_control = i >= uring->queue_depth;
+		slot->set = slot->is_control ? &queue->control :
+					       &queue->ordinary;
+		fuse_uring_slot_own_area(slot);
 	}
 
 	return queue;
 
+err_mem:
+	fuse_uring_mem_put(queue->mem);
 err_slots:
 	kvfree(queue->slots);
 err_free:
@@ -961,6 +998,7 @@ void fuse_uring_queue_free(struct fuse_uring_queue *queue)
 {
 	WARN_ON_ONCE(queue->ordinary.nr_registered ||
 		     queue->control.nr_registered);
+	fuse_uring_pool_destroy(queue);
 	fuse_uring_mem_put(queue->mem);
 	kvfree(queue->slots);
 	kfree(queue);

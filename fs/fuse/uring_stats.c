@@ -18,10 +18,11 @@ struct fuse_uring_sums {
 static void fuse_uring_show_queue(struct seq_file *m,
 				  struct fuse_uring_queue *queue)
 {
-	unsigned int i, parked, busy = 0, background, waiting = 0;
+	unsigned int i, parked, busy = 0, background, waiting;
 	unsigned int control_parked, control_busy = 0;
 	struct fuse_uring_queue_stats stats;
-	struct fuse_req *req;
+	unsigned int pool_requests = 0;
+	u64 pool_used;
 	bool live;
 
 	spin_lock(&queue->lock);
@@ -35,24 +36,24 @@ static void fuse_uring_show_queue(struct seq_file *m,
 			control_busy++;
 		else
 			busy++;
+		pool_requests += queue->slots[i].lot != FUSE_URING_LOT_OWN;
 	}
 	busy -= parked;
 	control_busy -= control_parked;
 	background = queue->nr_background;
 	stats = queue->stats;
-	list_for_each_entry(req, &queue->pending, list)
-		waiting++;
-	list_for_each_entry(req, &queue->bg_pending, list)
-		waiting++;
+	waiting = queue->nr_pending;
+	pool_used = fuse_uring_pool_used(queue);
 	spin_unlock(&queue->lock);
 
-	seq_printf(m, "queue %u node %d cpus %u live %u parked %u busy %u background %u pending %u requests %llu sync %llu async %llu noreply %llu waits %llu spills %llu pages %u foreign_pages %u control_parked %u control_busy %u\n",
+	seq_printf(m, "queue %u node %d cpus %u live %u parked %u busy %u background %u pending %u requests %llu sync %llu async %llu noreply %llu waits %llu spills %llu pages %u foreign_pages %u control_parked %u control_busy %u pool_requests %u pool_used %llu pool_waits %llu\n",
 		   queue->qid, queue->node, queue->nr_cpus, live, parked, busy,
 		   background, waiting,
 		   stats.synchronous + stats.background + stats.noreply,
 		   stats.synchronous, stats.background, stats.noreply,
 		   stats.waits, stats.spills, queue->mem->nr_pages,
-		   queue->mem->nr_foreign, control_parked, control_busy);
+		   queue->mem->nr_foreign, control_parked, control_busy,
+		   pool_requests, pool_used, stats.pool_waits);
 }
 
 /* What the server has in its hands, and since when */
@@ -117,6 +118,9 @@ static int fuse_uring_stats_show(struct seq_file *m, void *v)
 	seq_printf(m, "queue_background %u\n", uring->max_background);
 	seq_printf(m, "control_depth %u\n", uring->nr_control);
 	seq_printf(m, "payload_size %u\n", uring->payload_size);
+	seq_printf(m, "small_size %u\n", uring->small_size);
+	seq_printf(m, "pool_size %llu\n", uring->nr_chunks ?
+		   uring->mmap_size - uring->pool_offset : 0);
 	seq_printf(m, "requests_ring %llu\n", sums.stats.synchronous +
 		   sums.stats.background + sums.stats.noreply);
 	seq_printf(m, "requests_ring_sync %llu\n", sums.stats.synchronous);

@@ -70,6 +70,8 @@ FIXTURE_SETUP(background)
 		.depth = DEPTH,
 		.background = variant->credits,
 		.payload = 1 << 20,
+		/* Slots and credits are what requests wait for, not memory. */
+		.small = 1 << 20,
 		.init_flags = FUSE_ASYNC_READ | FUSE_ASYNC_DIO |
 			      FUSE_WRITEBACK_CACHE,
 		.max_background = MAX_BACKGROUND,

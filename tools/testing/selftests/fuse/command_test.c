@@ -118,7 +118,7 @@ TEST_F(command, serves)
 	ASSERT_EQ(0, hold(&self->p, &self->r, &req));
 	EXPECT_NE(0, req.commit_id);
 	EXPECT_EQ(sizeof(struct fuse_getattr_in), req.arg_len);
-	EXPECT_LE(self->p.setup.payload_size, req.capacity);
+	EXPECT_EQ(self->p.setup.small_size, req.capacity);
 	EXPECT_EQ(0, goes_on(&self->p, &self->r, &req));
 }
 

@@ -1280,29 +1280,29 @@ static void mem_ioctl(struct server_req *req)
 	struct mem_node *node = mem_node(req);
 	struct fuse_ioctl_out *out = req->out;
 	unsigned char *bytes = (unsigned char *)(out + 1);
+	const unsigned char *in = (const void *)req->data;
 	__u32 in_size = min(arg->in_size, req->data_len);
 	void *attr = fileattr(node, arg->cmd, &attr_size);
 	size_t len = 0;
 	int result = 0;
 
-	if (sizeof(*out) + in_size > req->out_max ||
-	    sizeof(*out) + arg->out_size > req->out_max) {
+	if (sizeof(*out) + arg->out_size > req->out_max) {
 		server_reply_err(req, -EINVAL);
 		return;
 	}
-	/*
-	 * Over the ring the data that came in is where the answer's header
-	 * will be.
-	 */
-	memmove(bytes, req->data, in_size);
-	if (cmd == FS_MEM_IOC_XOR(n) && in_size == n) {
+	if (cmd == FS_MEM_IOC_XOR(n) && in_size == n && arg->out_size == n) {
+		/*
+		 * Over the ring the data that came in is where the answer's
+		 * header will be.
+		 */
+		memmove(bytes, in, n);
 		for (i = 0; i < n; i++)
 			bytes[i] ^= 0x5a;
 		len = n;
 		result = n;
 	} else if (cmd == FS_MEM_IOC_SUM(n) && in_size == n) {
 		for (i = 0; i < n; i++)
-			result += bytes[i];
+			result += in[i];
 	} else if (cmd == FS_MEM_IOC_COUNT(n) && arg->out_size == n) {
 		for (i = 0; i < n; i++)
 			bytes[i] = i * 7 + n;
@@ -1317,7 +1317,7 @@ static void mem_ioctl(struct server_req *req)
 	} else if (attr && _IOC_DIR(cmd) == _IOC_WRITE &&
 		   in_size >= attr_size) {
 		pthread_rwlock_wrlock(&node->lock);
-		memcpy(attr, bytes, attr_size);
+		memcpy(attr, in, attr_size);
 		now(&node->st.st_ctim);
 		pthread_rwlock_unlock(&node->lock);
 	} else {

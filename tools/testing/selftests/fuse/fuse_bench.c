@@ -137,14 +137,24 @@ static void op_rdio1m(struct worker *w)
 	read_at(w, MIB);
 }
 
-static void op_wrio1m(struct worker *w)
+static void write_at(struct worker *w, size_t size)
 {
-	ssize_t len = pwrite(w->fd, w->buf, MIB, random_offset(w, MIB));
+	ssize_t len = pwrite(w->fd, w->buf, size, random_offset(w, size));
 
 	if (len < 0)
 		errx(1, "%s: %m", file_name);
-	if (len != MIB)
-		errx(1, "%s: wrote %zd bytes of %lu", file_name, len, MIB);
+	if ((size_t)len != size)
+		errx(1, "%s: wrote %zd bytes of %zu", file_name, len, size);
+}
+
+static void op_wrio4k(struct worker *w)
+{
+	write_at(w, 4096);
+}
+
+static void op_wrio1m(struct worker *w)
+{
+	write_at(w, MIB);
 }
 
 static void op_seqread(struct worker *w)
@@ -174,6 +184,8 @@ static const struct test {
 	  O_RDONLY | O_DIRECT },
 	{ "rdio1m", "read 1 MiB at random offsets, O_DIRECT", op_rdio1m,
 	  O_RDONLY | O_DIRECT },
+	{ "wrio4k", "write 4 KiB at random offsets, O_DIRECT", op_wrio4k,
+	  O_WRONLY | O_DIRECT },
 	{ "wrio1m", "write 1 MiB at random offsets, O_DIRECT", op_wrio1m,
 	  O_WRONLY | O_DIRECT },
 	{ "seqread", "read 128 KiB one after the other, not cached",

@@ -42,6 +42,9 @@ static const char help[] =
 "  --depth=N               requests at a time per queue\n"
 "  --background=N          how many of these may be background requests\n"
 "  --payload=SIZE          data that a request can carry\n"
+"  --small=SIZE            data that a slot has room of its own for\n"
+"  --pool=SIZE             a queue's memory for requests with more data\n"
+"  --own-cpus              queues only for the CPUs that the server may run on\n"
 "  --control=N             slots per queue for FORGET and INTERRUPT\n"
 "                          (default 2)\n"
 "  --no-control            read FORGET and INTERRUPT from /dev/fuse\n"
@@ -182,8 +185,9 @@ static void write_stats(struct server *srv)
 enum {
 	OPT_FS = 256, OPT_TRANSPORT, OPT_WRITEBACK, OPT_MAX_WRITE, OPT_VALID,
 	OPT_RESTART, OPT_STATS, OPT_DEBUG, OPT_QUEUES, OPT_DEPTH,
-	OPT_BACKGROUND, OPT_PAYLOAD, OPT_CONTROL, OPT_NO_CONTROL, OPT_TPQ,
-	OPT_NO_BIND, OPT_THREADS, OPT_NO_CLONE, OPT_HELP,
+	OPT_BACKGROUND, OPT_PAYLOAD, OPT_SMALL, OPT_POOL, OPT_OWN_CPUS,
+	OPT_CONTROL, OPT_NO_CONTROL, OPT_TPQ, OPT_NO_BIND, OPT_THREADS,
+	OPT_NO_CLONE, OPT_HELP,
 };
 
 static const struct option options[] = {
@@ -200,6 +204,9 @@ static const struct option options[] = {
 	{ "depth", required_argument, NULL, OPT_DEPTH },
 	{ "background", required_argument, NULL, OPT_BACKGROUND },
 	{ "payload", required_argument, NULL, OPT_PAYLOAD },
+	{ "small", required_argument, NULL, OPT_SMALL },
+	{ "pool", required_argument, NULL, OPT_POOL },
+	{ "own-cpus", no_argument, NULL, OPT_OWN_CPUS },
 	{ "control", required_argument, NULL, OPT_CONTROL },
 	{ "no-control", no_argument, NULL, OPT_NO_CONTROL },
 	{ "threads-per-queue", required_argument, NULL, OPT_TPQ },
@@ -275,6 +282,15 @@ int main(int argc, char **argv)
 			break;
 		case OPT_PAYLOAD:
 			opts.payload_size = parse("--payload", optarg, 1 << 30);
+			break;
+		case OPT_SMALL:
+			opts.small_size = parse("--small", optarg, 1 << 30);
+			break;
+		case OPT_POOL:
+			opts.pool_size = parse("--pool", optarg, 1 << 30);
+			break;
+		case OPT_OWN_CPUS:
+			opts.own_cpus = true;
 			break;
 		case OPT_CONTROL:
 			opts.nr_control = parse("--control", optarg,

@@ -60,6 +60,12 @@ int puppet_setup(struct puppet *p)
 	p->setup.queue_depth = p->opt.depth;
 	p->setup.nr_background = p->opt.background;
 	p->setup.payload_size = p->opt.payload;
+	p->setup.small_size = p->opt.small;
+	p->setup.pool_size = p->opt.pool;
+	if (p->opt.cpus) {
+		p->setup.cpus = (uintptr_t)p->opt.cpus;
+		p->setup.cpus_len = sizeof(*p->opt.cpus);
+	}
 	p->setup.nr_control = p->opt.control;
 	return ioctl(p->fd, FUSE_DEV_IOC_URING_SETUP, &p->setup) ? -errno : 0;
 }

@@ -11,6 +11,7 @@
 
 #include <liburing.h>
 #include <linux/fuse.h>
+#include <sched.h>
 
 #include "common.h"
 
@@ -26,6 +27,9 @@ struct puppet_options {
 	unsigned int	depth;
 	unsigned int	background;
 	unsigned int	payload;
+	unsigned int	small;
+	unsigned long	pool;
+	const cpu_set_t	*cpus;
 	unsigned int	control;
 	/* Flags for the io_uring, such as IORING_SETUP_SQE128. */
 	unsigned int	uring_flags;

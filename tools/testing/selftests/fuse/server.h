@@ -137,6 +137,10 @@ struct server_opts {
 	unsigned int queue_depth;
 	unsigned int nr_background;
 	unsigned int payload_size;
+	unsigned int small_size;
+	unsigned long pool_size;
+	/* Queues for those CPUs only that the server may run on */
+	bool own_cpus;
 	unsigned int threads_per_queue;	/* 0: 1; they share the slots */
 	/*
 	 * Control slots of each queue, 0: 2.  FORGET, BATCH_FORGET and INTERRUPT

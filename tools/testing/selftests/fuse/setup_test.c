@@ -536,7 +536,7 @@ FIXTURE_VARIANT_ADD(setup_refuses, reserved_first) {
 FIXTURE_VARIANT_ADD(setup_refuses, reserved_last) {
 	.arg = {
 		.size = sizeof(struct fuse_uring_setup),
-		.reserved = { 0, 0, 0, 0, 1ULL << 63 },
+		.reserved = { 0, 0, 0, 1ULL << 63 },
 	},
 	.error = -EINVAL,
 };

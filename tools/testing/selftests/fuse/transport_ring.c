@@ -22,6 +22,7 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "internal.h"
@@ -532,6 +533,17 @@ static int ring_thread_new(struct server *srv, unsigned int qid,
 }
 
 /*
+ * The CPUs that this process may run on, in as many bytes as are returned.  The
+ * system call, as the C library's cpu_set_t ends at 1024 of them.
+ */
+static size_t ring_own_cpus(unsigned long *cpus, size_t size)
+{
+	long ret = syscall(SYS_sched_getaffinity, 0, size, cpus);
+
+	return ret < 0 ? 0 : ret;
+}
+
+/*
  * The ring of a server that has died can be replaced when io_uring has dropped
  * its commands, which goes on for a while after the process has gone.
  */
@@ -555,6 +567,7 @@ int ring_setup(struct server *srv)
 	const struct server_opts *opts = &srv->opts;
 	unsigned int nr_threads = opts->threads_per_queue ?
 				  opts->threads_per_queue : 1;
+	unsigned long cpus[65536 / 8 / sizeof(long)];
 	struct fuse_uring_setup *setup;
 	unsigned int qid, i, first, next;
 	int ret;
@@ -569,6 +582,8 @@ int ring_setup(struct server *srv)
 		.queue_depth = opts->queue_depth,
 		.nr_background = opts->nr_background,
 		.payload_size = opts->payload_size,
+		.small_size = opts->small_size,
+		.pool_size = opts->pool_size,
 		.nr_control = opts->no_control ? 0 :
 			      opts->nr_control ? opts->nr_control : 2,
 	};
@@ -578,6 +593,10 @@ int ring_setup(struct server *srv)
 	/* What INIT has negotiated must fit again */
 	if (keep && keep->payload_size)
 		setup->payload_size = keep->payload_size;
+	if (opts->own_cpus) {
+		setup->cpus_len = ring_own_cpus(cpus, sizeof(cpus));
+		setup->cpus = (uintptr_t)cpus;
+	}
 	if (ring_setup_ioctl(srv, setup))
 		return server_set_error(-errno, errno == EOPNOTSUPP ?
 				"the ring is off (module parameter fuse.enable_uring)" :
