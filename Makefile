@@ -3,7 +3,7 @@
 # ACCEL=kvm|tcg chooses QEMU's accelerator, FU_NO_INSTALL=1 never installs a package.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint shell export clean vmtest
+.PHONY: help run test lint shell export clean vmtest affinity locks bigvm
 
 help: ## list the verbs
 	@sed -nE 's/^([a-z]+): ## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
@@ -25,6 +25,15 @@ export: ## turn the commits of build/linux into patches/, series, mirrored files
 
 vmtest: ## run only some selftests in the VM: make vmtest TESTS="a b" KERNEL=debug
 	@scripts/vmtest.sh --kernel $(or $(KERNEL),ordinary) $(TESTS)
+
+affinity: ## count context switches and wake-ups from other CPUs per request
+	@scripts/affinity.sh
+
+locks: ## count how often a request takes which lock of fs/fuse
+	@scripts/locks.sh
+
+bigvm: ## run tests with 64 CPUs in 8 nodes, measure a ring's memory and set-up time for 1 to 240 CPUs
+	@scripts/bigvm.sh
 
 clean: ## remove build output (build/linux and the cache stay)
 	@scripts/clean.sh

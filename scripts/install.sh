@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # Install from Debian what the other verbs need; says which packages, does nothing when all are there.
 # FU_NO_INSTALL=1 leaves the machine alone.  The only step that needs root (or sudo).
+#   install.sh [PACKAGE...]   these as well
 . "$(dirname "$0")/lib.sh"
 
 packages=(
@@ -12,6 +13,7 @@ packages=(
 	qemu-system-x86 busybox-static tcc
 	# lint, and the other base
 	sparse coccinelle shellcheck codespell python3-docutils python3-ply python3-git quilt ocaml ocaml-findlib linux-source-6.12
+	"$@"
 )
 
 # shellcheck disable=SC2016 # dpkg's own variables

@@ -64,6 +64,15 @@ ensure_tree() {
 # hash_of STRING...: one short key for a result.
 hash_of() { printf '%s\n' "$@" | sha256sum | cut -c1-24; }
 
+# made_by VERB TEXT: the sentence that a table in results/ begins with; ends with TEXT.
+made_by() {
+	# shellcheck disable=SC2016 # Markdown's own marks
+	printf 'Made by `make %s%s` on %s: Linux %s with the series (tree %s), %s, %s, accelerator %s%s.\n\n' \
+		"$1" "${BASE:+ BASE=$BASE}" "$(date -u +%F)" "$(make -s -C "$FU_TREE" kernelversion)" \
+		"$(fu_git -C "$FU_TREE" rev-parse --short=12 'HEAD^{tree}')" "$(gcc --version | head -n 1)" \
+		"$(qemu-system-x86_64 --version | head -n 1 | sed -E 's/ \(.*//')" "$ACCEL" "$2"
+}
+
 # The log's lines that say what went wrong: errors first, else its end.
 log_excerpt() {
 	local log=$1

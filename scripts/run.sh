@@ -40,7 +40,10 @@ say "boot 1: four vCPUs in two nodes, $files files, $bytes bytes (console: $FU_L
 vm --log "$FU_LOGS/run.console" --timeout 1500 --cmd run-tree || die "the tree did not get through the mount: see above"
 say "boot 2: one vCPU whose time counts instructions (console: $FU_LOGS/run-icount.console)"
 ACCEL=tcg vm --log "$FU_LOGS/run-icount.console" --timeout 900 --smp 1 --icount \
-	--cmd '/kselftest/fuse/fuse_bench.sh -r 3 -n 1000 stat rand4k >/host/instructions' || die "the instructions were not counted: see above"
+	--cmd '/kselftest/fuse/fuse_bench.sh -r 3 -n 1000 stat rand4k >/host/instructions &&
+		/kselftest/fuse/fuse_bench.sh -r 1 -n 300 stat rand4k wrio4k rdio1m wrio1m >/host/instructions-pool &&
+		/kselftest/fuse/fuse_bench.sh -r 1 -n 300 -R --small=1M stat rand4k wrio4k rdio1m wrio1m >/host/instructions-full' ||
+	die "the instructions were not counted: see above"
 
 # counter KEY; field FILE TEST KEY
 counter() { sed -n "s/^$1 //p" "$share/counters"; }
@@ -60,6 +63,15 @@ row() {
 		awk -v n="$name" -v d="$dev" -v r="$ring" 'BEGIN { printf "| %s, instructions an operation | %d | %d | %.2f |\n", n, d, r, r / d }'
 	fi
 }
+# What it costs that large payloads share their memory: the same ring with a full-size buffer for each slot.
+memory_row() {
+	local pool full
+	pool=$(field instructions-pool "$1" ring_ns_per_op) full=$(field instructions-full "$1" ring_ns_per_op)
+	if [ -z "$pool" ] || [ -z "$full" ] || [ "$full" -eq 0 ]; then
+		die "fuse_bench printed no figure for $1"
+	fi
+	awk -v n="$2" -v p="$pool" -v f="$full" 'BEGIN { printf "| %s | %d | %d | %.3f |\n", n, f, p, p / f }'
+}
 version=$(make -s -C "$FU_TREE" kernelversion)
 table=$share/table.md
 {
@@ -77,6 +89,12 @@ table=$share/table.md
 	row rand4k '4 KiB direct read' wall
 	row stat 'forced GETATTR' instructions
 	row rand4k '4 KiB direct read' instructions
+	printf '\n| ring, instructions an operation | full-size buffers | pool | ratio |\n|---|---|---|---|\n'
+	memory_row stat 'forced GETATTR'
+	memory_row rand4k '4 KiB direct read'
+	memory_row wrio4k '4 KiB direct write'
+	memory_row rdio1m '1 MiB direct read'
+	memory_row wrio1m '1 MiB direct write'
 	printf '\nOperations/s are medians of five interleaved runs in one boot; under TCG only their ratio (ring by /dev/fuse) means something.\n'
 	printf 'The ratio of instructions is the ring'\''s by /dev/fuse'\''s: smaller is better.\n'
 } >"$table"

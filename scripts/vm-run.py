@@ -3,7 +3,7 @@
 """Boot a kernel in QEMU, run one command in it, watch its console, and say how it went.
 
     vm-run.py --kernel IMAGE --initrd CPIO --cmd 'SHELL COMMAND' --log FILE [--timeout 600]
-              [--quiet-limit 240] [--smp 4] [--mem 3072] [--icount] [--share DIR] [--append ARGS]
+              [--quiet-limit 240] [--smp 4] [--maxcpus 4] [--mem 3072] [--icount] [--share DIR] [--append ARGS]
               [--allow REGEX] [--show all|tests|results|none] [--interactive]
 
 Exit status: the command's own (0 to 125), or 126 when the guest hung, panicked, warned, or reported
@@ -48,6 +48,8 @@ def parse_args():
     p.add_argument("--timeout", type=int, default=600, help="seconds for everything")
     p.add_argument("--quiet-limit", type=int, default=240, help="seconds without a line of output")
     p.add_argument("--smp", type=int, default=4)
+    p.add_argument("--maxcpus", type=int, default=0,
+                   help="possible CPUs (default: --smp); those above --smp are not plugged in")
     p.add_argument("--nodes", type=int, default=0, help="NUMA nodes (default: 2, or 1 with one vCPU)")
     p.add_argument("--mem", type=int, default=3072, help="MiB")
     p.add_argument("--icount", action="store_true", help="guest time counts instructions (one vCPU)")
@@ -62,13 +64,14 @@ def parse_args():
 
 
 def qemu_command(args, work, token):
-    nodes = args.nodes or (2 if args.smp > 1 else 1)
-    if args.smp % nodes or args.mem % nodes:
-        sys.exit("vm-run.py: %d vCPUs or %d MiB do not divide by %d nodes" % (args.smp, args.mem, nodes))
+    cpus = args.maxcpus or args.smp
+    nodes = args.nodes or (2 if cpus > 1 else 1)
+    if cpus % nodes or args.mem % nodes:
+        sys.exit("vm-run.py: %d vCPUs or %d MiB do not divide by %d nodes" % (cpus, args.mem, nodes))
     kvm = args.accel == "kvm"
     cmd = ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-no-reboot",
            "-machine", "q35", "-cpu", "host" if kvm else "max",
-           "-smp", "%d,sockets=%d,cores=%d,threads=1" % (args.smp, nodes, args.smp // nodes),
+           "-smp", "%d,maxcpus=%d,sockets=%d,cores=%d,threads=1" % (args.smp, cpus, nodes, cpus // nodes),
            "-m", "%dM" % args.mem, "-kernel", args.kernel, "-initrd", os.path.join(work, "initrd"),
            "-qmp", "unix:%s,server=on,wait=off" % os.path.join(work, "qmp"),
            "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
@@ -79,7 +82,7 @@ def qemu_command(args, work, token):
     cmd += ["-accel", "kvm"] if kvm else ["-accel", "tcg,thread=%s" % ("single" if args.icount else "multi")]
     if args.icount:
         cmd += ["-icount", "shift=0,sleep=off"]
-    per = args.smp // nodes
+    per = cpus // nodes
     for node in range(nodes):
         cmd += ["-object", "memory-backend-ram,id=m%d,size=%dM" % (node, args.mem // nodes),
                 "-numa", "node,nodeid=%d,memdev=m%d,cpus=%d-%d" % (node, node, node * per, node * per + per - 1)]
@@ -311,6 +314,8 @@ def main():
     for path in (args.kernel, args.initrd):
         if not os.path.isfile(path):
             sys.exit("vm-run.py: %s is not a file" % path)
+    if args.maxcpus and args.maxcpus < args.smp:
+        sys.exit("vm-run.py: --maxcpus is less than --smp")
     if args.icount and args.smp != 1:
         sys.exit("vm-run.py: --icount needs --smp 1")
     if args.icount and args.accel == "kvm":

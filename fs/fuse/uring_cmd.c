@@ -362,6 +362,14 @@ static int fuse_uring_commit(struct io_uring_cmd *cmd,
 	}
 
 	fuse_uring_set_task(slot, task);
+	/* As fuse_uring_feed_request() would, when there is nothing to do */
+	if (likely(!queue->nr_pending && !queue->stopped && !slot->detached)) {
+		slot->cmd = cmd;
+		fuse_uring_slot_move(slot, FUSE_URING_SLOT_COMMIT,
+				     FUSE_URING_SLOT_READY);
+		spin_unlock(&queue->lock);
+		return -EIOCBQUEUED;
+	}
 	return fuse_uring_cmd_done(cmd, fuse_uring_feed(slot, cmd), issue_flags);
 }
 

@@ -361,15 +361,15 @@ struct fuse_uring_messages {
  * @queues: the queues
  */
 struct fuse_uring {
-	refcount_t ref;
+	/* Read for every request, and hardly ever written */
 	struct fuse_conn *fc;
 	unsigned int nr_queues;
 	unsigned int queue_depth;
 	unsigned int nr_control;
 	unsigned int max_background;
+	unsigned int small_size;
 	unsigned int payload_size;
 	unsigned int payload_area;
-	unsigned int small_size;
 	unsigned int buffer_size;
 	unsigned int nr_chunks;
 	unsigned int max_shared;
@@ -382,14 +382,19 @@ struct fuse_uring {
 	int *queue_node;
 	u16 *by_node;
 	u16 *scratch;
+	struct fuse_uring_notifier *notifier;
+
+	/* Written for messages and commands of other kinds */
+	refcount_t ref ____cacheline_aligned_in_smp;
 	bool active;
 	struct fuse_uring_messages control;
 	struct list_head held;
-	struct fuse_uring_notifier *notifier;
 	atomic64_t dev[FUSE_URING_DEV_NR];
 	struct mutex watch_mutex;	/* protects watches */
 	struct list_head watches;
-	struct fuse_uring_queue *queues[] __counted_by(nr_queues);
+
+	struct fuse_uring_queue *queues[] ____cacheline_aligned_in_smp
+		__counted_by(nr_queues);
 };
 
 /*

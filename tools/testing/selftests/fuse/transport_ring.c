@@ -80,9 +80,9 @@ static struct io_uring_sqe *ring_sqe(struct ring_thread *t)
 	return sqe;
 }
 
-static struct io_uring_sqe *ring_cmd(struct ring_thread *t, __u32 cmd_op,
-				     const struct fuse_uring_req_cmd *cmd,
-				     __u64 user_data)
+static inline struct io_uring_sqe *ring_cmd(struct ring_thread *t, __u32 cmd_op,
+					    const struct fuse_uring_req_cmd *cmd,
+					    __u64 user_data)
 {
 	struct io_uring_sqe *sqe = ring_sqe(t);
 

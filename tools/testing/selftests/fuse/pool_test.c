@@ -1,0 +1,1713 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Payload areas: each slot has a small one of its own, and what does not fit
+ * there is in the queue's pool.  Where they lie, that no two of them overlap,
+ * that small requests never wait for the pool, and who waits for it how long.
+ */
+
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+
+#include "../kselftest_harness.h"
+#include "common.h"
+#include "puppet.h"
+
+#define FILE2		(TEST_MNT "/f2")
+#define FILE3		(TEST_MNT "/f3")
+#define FILE4		(TEST_MNT "/f4")
+#define DEFER	(IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN)
+
+#define COMMIT		FUSE_URING_REQ_COMMIT_AND_FETCH
+#define PAYLOAD		(128U << 10)
+#define SMALL		4096UL
+#define CHUNK		((unsigned long)FUSE_URING_POOL_CHUNK)
+/* What the largest request can need, and what it gets of the pool. */
+#define AREA_OF(payload)	((payload) + 4096UL)
+#define AREA		AREA_OF(PAYLOAD)
+#define BUFFER_OF(payload)	\
+	((AREA_OF(payload) + CHUNK - 1) / CHUNK * CHUNK)
+#define BUFFER		BUFFER_OF(PAYLOAD)
+/* Where FUSE itself ends. */
+#define MAX_PAYLOAD	(1024 * 1024UL)
+
+/* Nothing more comes: long enough to notice, and never a reason to fail. */
+#define QUIET_MS	50
+
+static int setup(int fd, struct fuse_uring_setup *arg)
+{
+	return ioctl(fd, FUSE_DEV_IOC_URING_SETUP, arg) ? -errno : 0;
+}
+
+/* Everything after the setup ioctl. */
+static int begin(struct puppet *p)
+{
+	int ret = puppet_map(p);
+
+	if (!ret)
+		ret = puppet_uring(p);
+	if (!ret)
+		ret = puppet_arm(p);
+	return ret ? ret : puppet_init(p);
+}
+
+/* The next request; slots that are given back are none of our business. */
+static int take(struct puppet *p, struct puppet_req *req, unsigned int ms)
+{
+	int ret;
+
+	do {
+		ret = puppet_next(p, req, ms);
+	} while (ret == -ECANCELED);
+	return ret;
+}
+
+/* The next one of this opcode, while others are answered. */
+static int take_until(struct puppet *p, struct puppet_req *req, __u32 opcode)
+{
+	int ret;
+
+	do {
+		ret = puppet_until(p, req, opcode);
+	} while (ret == -ECANCELED);
+	return ret;
+}
+
+/* A small request and one of the largest size are answered. */
+static int serves(struct puppet *p)
+{
+	const struct puppet_io io = {
+		.path = FILE2,
+		.len = p->setup.payload_size,
+		.flags = O_RDONLY | O_DIRECT,
+		.check = true,
+	};
+	struct requester r;
+	int ret;
+
+	ret = requester_start(&r, request_stat, FILE2);
+	if (!ret)
+		ret = puppet_serve(p, &r);
+	if (!ret)
+		ret = requester_start(&r, request_read, &io);
+	if (!ret)
+		ret = puppet_serve(p, &r);
+	if (!ret && ring_stat(p->conn, "requests_dev"))
+		ret = -EPROTO;
+	return ret;
+}
+
+/* What the mapping of a queue consists of. */
+FIXTURE(layout)
+{
+	struct puppet p;
+	unsigned int payload;
+};
+
+FIXTURE_VARIANT(layout)
+{
+	struct puppet_options opt;
+	bool full;
+	unsigned long small;		/* granted */
+	unsigned long pool;		/* granted */
+	unsigned long most;		/* bytes of the mapping */
+};
+
+FIXTURE_VARIANT_ADD(layout, defaults) {
+	.opt = { .depth = 8, .payload = PAYLOAD },
+	.small = SMALL,
+	.pool = 4 * BUFFER,
+};
+
+FIXTURE_VARIANT_ADD(layout, many_large) {
+	.opt = { .depth = 64, .payload = MAX_PAYLOAD },
+	.small = SMALL,
+	.pool = 4 * BUFFER_OF(MAX_PAYLOAD),
+	.most = 8 << 20,
+};
+
+FIXTURE_VARIANT_ADD(layout, with_control_slots) {
+	.opt = { .depth = 8, .payload = PAYLOAD, .control = 3 },
+	.small = SMALL,
+	.pool = 4 * BUFFER,
+};
+
+FIXTURE_VARIANT_ADD(layout, small_is_rounded_up) {
+	.opt = { .depth = 8, .payload = PAYLOAD, .small = 4097 },
+	.small = 2 * SMALL,
+	.pool = 4 * BUFFER,
+};
+
+FIXTURE_VARIANT_ADD(layout, one_byte_is_a_page) {
+	.opt = { .depth = 8, .payload = PAYLOAD, .small = 1 },
+	.small = SMALL,
+	.pool = 4 * BUFFER,
+};
+
+FIXTURE_VARIANT_ADD(layout, large_small_ones) {
+	.opt = { .depth = 8, .payload = PAYLOAD, .small = PAYLOAD - SMALL },
+	.small = PAYLOAD - SMALL,
+	.pool = 4 * BUFFER,
+};
+
+FIXTURE_VARIANT_ADD(layout, least_pool) {
+	.opt = { .depth = 8, .payload = PAYLOAD, .pool = 3 * BUFFER },
+	.small = SMALL,
+	.pool = 3 * BUFFER,
+};
+
+FIXTURE_VARIANT_ADD(layout, odd_pool) {
+	.opt = { .depth = 8, .payload = PAYLOAD, .pool = 5 * BUFFER + CHUNK - 1 },
+	.small = SMALL,
+	.pool = 5 * BUFFER,
+};
+
+FIXTURE_VARIANT_ADD(layout, full_by_small_size) {
+	.opt = { .depth = 8, .payload = PAYLOAD, .small = PAYLOAD },
+	.full = true,
+};
+
+FIXTURE_VARIANT_ADD(layout, full_by_small_size_rounded_up) {
+	.opt = { .depth = 8, .payload = PAYLOAD, .small = PAYLOAD - 1 },
+	.full = true,
+};
+
+FIXTURE_VARIANT_ADD(layout, full_by_largest_small_size) {
+	.opt = { .depth = 8, .payload = PAYLOAD,
+		 .small = AREA_OF(MAX_PAYLOAD) },
+	.full = true,
+};
+
+FIXTURE_VARIANT_ADD(layout, full_whatever_the_pool) {
+	.opt = { .depth = 8, .payload = PAYLOAD, .small = PAYLOAD, .pool = 1 },
+	.full = true,
+};
+
+FIXTURE_VARIANT_ADD(layout, full_by_pool) {
+	.opt = { .depth = 8, .payload = PAYLOAD, .pool = 8 * BUFFER },
+	.full = true,
+};
+
+FIXTURE_VARIANT_ADD(layout, full_by_small_pool) {
+	.opt = { .depth = 2, .payload = PAYLOAD, .pool = 2 * BUFFER },
+	.full = true,
+};
+
+FIXTURE_VARIANT_ADD(layout, full_by_few_slots) {
+	.opt = { .depth = 4, .payload = PAYLOAD },
+	.full = true,
+};
+
+FIXTURE_SETUP(layout)
+{
+	const char *why = test_prepare(TRANSPORT_RING);
+	struct puppet_options opt = variant->opt;
+
+	if (why)
+		SKIP(return, "%s", why);
+	opt.transport = TRANSPORT_RING;
+	opt.nr_queues = 1;
+	opt.max_write = opt.payload;
+	self->payload = opt.payload;
+	ASSERT_EQ(0, puppet_open(&self->p, &opt));
+	ASSERT_EQ(0, puppet_mount(&self->p));
+	ASSERT_EQ(0, puppet_setup(&self->p));
+}
+
+FIXTURE_TEARDOWN(layout)
+{
+	puppet_stop(&self->p);
+}
+
+TEST_F(layout, is_what_was_asked_for)
+{
+	struct fuse_uring_setup *s = &self->p.setup;
+
+	EXPECT_EQ(self->payload, s->payload_size);
+	EXPECT_EQ(variant->opt.depth, s->queue_depth);
+	if (variant->full) {
+		EXPECT_EQ(AREA, s->small_size);
+		EXPECT_EQ(0, s->pool_size);
+	} else {
+		EXPECT_EQ(variant->small, s->small_size);
+		EXPECT_EQ(variant->pool, s->pool_size);
+	}
+	EXPECT_EQ(s->small_size, ring_stat(self->p.conn, "small_size"));
+	EXPECT_EQ(s->pool_size, ring_stat(self->p.conn, "pool_size"));
+	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "pool_used"));
+	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "pool_requests"));
+	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "pool_waits"));
+}
+
+TEST_F(layout, adds_up)
+{
+	struct fuse_uring_setup *s = &self->p.setup;
+	unsigned int slots = s->queue_depth + s->nr_control, i, j;
+	struct {
+		__u64 from, to;
+	} part[] = {
+		{ s->header_offset,
+		  s->header_offset + (__u64)slots * s->header_stride },
+		{ s->payload_offset,
+		  s->payload_offset + (__u64)s->queue_depth * s->small_size },
+		{ s->pool_offset, s->pool_offset + s->pool_size },
+	};
+	__u64 sum = s->nr_control * SMALL;
+
+	EXPECT_EQ(0, s->small_size % getpagesize());
+	EXPECT_EQ(0, s->pool_size % CHUNK);
+	EXPECT_EQ(0, s->payload_offset % getpagesize());
+	EXPECT_EQ(0, s->pool_offset % getpagesize());
+	EXPECT_EQ(0, s->mmap_size % getpagesize());
+	for (i = 0; i < ARRAY_SIZE(part); i++) {
+		if (part[i].from == part[i].to)
+			continue;
+		sum += part[i].to - part[i].from;
+		EXPECT_GE(s->mmap_size, part[i].to);
+		for (j = 0; j < i; j++)
+			EXPECT_TRUE(part[i].from >= part[j].to ||
+				    part[j].from >= part[i].to)
+				TH_LOG("parts %u and %u overlap", i, j);
+	}
+	/* And little more than that. */
+	EXPECT_LE(sum, s->mmap_size);
+	EXPECT_GE(sum + CHUNK, s->mmap_size);
+	if (variant->most)
+		EXPECT_GE(variant->most, s->mmap_size);
+	EXPECT_EQ(s->mmap_size / getpagesize(),
+		  ring_queue_stat(self->p.conn, 0, "pages"));
+}
+
+TEST_F(layout, is_used)
+{
+	ASSERT_EQ(0, begin(&self->p));
+	EXPECT_EQ(0, serves(&self->p));
+}
+
+/* Refused with this error, and nothing has changed. */
+FIXTURE(pool_refused)
+{
+	struct puppet p;
+};
+
+FIXTURE_VARIANT(pool_refused)
+{
+	unsigned int depth;
+	unsigned int small;
+	__u64 pool;
+	__u64 reserved;
+};
+
+FIXTURE_VARIANT_ADD(pool_refused, pool_of_a_byte) {
+	.depth = 8,
+	.pool = 1,
+};
+
+FIXTURE_VARIANT_ADD(pool_refused, pool_of_one_buffer) {
+	.depth = 8,
+	.pool = BUFFER,
+};
+
+FIXTURE_VARIANT_ADD(pool_refused, pool_of_almost_three_buffers) {
+	.depth = 8,
+	.pool = 3 * BUFFER - 1,
+};
+
+FIXTURE_VARIANT_ADD(pool_refused, pool_of_almost_all_slots) {
+	.depth = 2,
+	.pool = 2 * BUFFER - 1,
+};
+
+FIXTURE_VARIANT_ADD(pool_refused, pool_too_large) {
+	.depth = FUSE_URING_MAX_QUEUE_DEPTH,
+	.pool = 2 * BUFFER + FUSE_URING_MAX_POOL + CHUNK,
+};
+
+FIXTURE_VARIANT_ADD(pool_refused, small_size_too_large) {
+	.depth = 8,
+	.small = AREA_OF(MAX_PAYLOAD) + 1,
+};
+
+FIXTURE_VARIANT_ADD(pool_refused, small_size_huge) {
+	.depth = 8,
+	.small = ~0U,
+};
+
+/* Full-size buffers are no excuse. */
+FIXTURE_VARIANT_ADD(pool_refused, small_size_huge_with_pool) {
+	.depth = 8,
+	.small = ~0U,
+	.pool = 8 * BUFFER,
+};
+
+FIXTURE_VARIANT_ADD(pool_refused, reserved_field) {
+	.depth = 8,
+	.pool = 4 * BUFFER,
+	.reserved = 1,
+};
+
+FIXTURE_SETUP(pool_refused)
+{
+	const char *why = test_prepare(TRANSPORT_RING);
+	struct puppet_options opt = {
+		.transport = TRANSPORT_RING,
+		.nr_queues = 1,
+		.depth = 7,
+		.payload = PAYLOAD,
+		.pool = 3 * BUFFER,
+	};
+
+	if (why)
+		SKIP(return, "%s", why);
+	ASSERT_EQ(0, puppet_open(&self->p, &opt));
+	ASSERT_EQ(0, puppet_mount(&self->p));
+}
+
+FIXTURE_TEARDOWN(pool_refused)
+{
+	puppet_stop(&self->p);
+}
+
+static struct fuse_uring_setup
+refused_setup(const struct _fixture_variant_pool_refused *variant)
+{
+	return (struct fuse_uring_setup){
+		.size = sizeof(struct fuse_uring_setup),
+		.nr_queues = 1,
+		.queue_depth = variant->depth,
+		.payload_size = PAYLOAD,
+		.small_size = variant->small,
+		.pool_size = variant->pool,
+		.reserved = { variant->reserved },
+	};
+}
+
+TEST_F(pool_refused, makes_no_ring)
+{
+	struct fuse_uring_setup arg = refused_setup(variant);
+
+	EXPECT_EQ(-EINVAL, setup(self->p.fd, &arg));
+	EXPECT_EQ(-1, ring_stat(self->p.conn, "requests_ring"));
+	ASSERT_EQ(0, puppet_setup(&self->p));
+	ASSERT_EQ(0, begin(&self->p));
+	EXPECT_EQ(0, serves(&self->p));
+}
+
+TEST_F(pool_refused, leaves_the_ring_there_is)
+{
+	struct fuse_uring_setup arg = refused_setup(variant);
+
+	ASSERT_EQ(0, puppet_setup(&self->p));
+	EXPECT_EQ(-EINVAL, setup(self->p.fd, &arg));
+	EXPECT_EQ(7, ring_stat(self->p.conn, "queue_depth"));
+	EXPECT_EQ(self->p.setup.pool_size,
+		  ring_stat(self->p.conn, "pool_size"));
+	ASSERT_EQ(0, begin(&self->p));
+	EXPECT_EQ(0, serves(&self->p));
+}
+
+/* Where a request's area lies. */
+enum place {
+	PLACE_WRONG,
+	PLACE_OWN,
+	PLACE_POOL,
+};
+
+static enum place place_of(struct puppet *p, const struct puppet_req *req)
+{
+	struct fuse_uring_setup *s = &p->setup;
+	__u64 from = req->payload - p->map[req->qid];
+	__u64 to = from + req->capacity;
+	__u64 own = s->payload_offset + (__u64)req->slot * s->small_size;
+
+	if (!req->ring || !req->capacity)
+		return PLACE_WRONG;
+	if (from >= own && to <= own + s->small_size)
+		return PLACE_OWN;
+	if (from >= s->pool_offset && to <= s->pool_offset + s->pool_size)
+		return PLACE_POOL;
+	return PLACE_WRONG;
+}
+
+static size_t sent_size(struct puppet *p, const struct puppet_req *req)
+{
+	return puppet_header(p, req->qid, req->slot)
+		->ring_ent_in_out.payload_sz;
+}
+
+/* The longest reply that it can have, 0 for what this test does not use. */
+static size_t reply_size(const struct puppet_req *req)
+{
+	switch (req->in.opcode) {
+	case FUSE_READ:
+		return req->read.size;
+	case FUSE_WRITE:
+		return sizeof(struct fuse_write_out);
+	case FUSE_LOOKUP:
+		return sizeof(struct fuse_entry_out);
+	case FUSE_GETATTR:
+	case FUSE_SETATTR:
+		return sizeof(struct fuse_attr_out);
+	case FUSE_OPEN:
+		return sizeof(struct fuse_open_out);
+	default:
+		return 0;
+	}
+}
+
+static size_t need_of(struct puppet *p, const struct puppet_req *req)
+{
+	size_t sent = sent_size(p, req), reply = reply_size(req);
+
+	return sent > reply ? sent : reply;
+}
+
+/* It is where it belongs, and apart from all those that are held. */
+static void check_area(struct __test_metadata *_metadata, struct puppet *p,
+		       const struct puppet_req *req,
+		       const struct puppet_held *held)
+{
+	bool own = need_of(p, req) <= p->setup.small_size;
+	unsigned int i;
+
+	EXPECT_LE(need_of(p, req), req->capacity);
+	/* FLUSH and such have no payload at all. */
+	if (!req->capacity)
+		return;
+	EXPECT_EQ(own ? PLACE_OWN : PLACE_POOL, place_of(p, req))
+		TH_LOG("opcode %u, %zu bytes: %zu bytes at %#zx",
+		       req->in.opcode, need_of(p, req), req->capacity,
+		       (size_t)(req->payload - p->map[req->qid]));
+	for (i = 0; held && i < held->nr; i++) {
+		const struct puppet_req *other = held->req[i];
+
+		if (other == req)
+			continue;
+		EXPECT_TRUE(req->payload >= other->payload + other->capacity ||
+			    other->payload >= req->payload + req->capacity)
+			TH_LOG("slots %u and %u overlap", req->slot,
+			       other->slot);
+	}
+}
+
+static void check_held(struct __test_metadata *_metadata, struct puppet *p,
+		       const struct puppet_held *held)
+{
+	unsigned int i;
+
+	for (i = 0; i < held->nr; i++)
+		check_area(_metadata, p, held->req[i], held);
+}
+
+#define DEPTH		16
+
+FIXTURE(pool)
+{
+	struct puppet p;
+	/* By where they are held: the rest, and what is kept for others. */
+	struct puppet_held ahead;
+	struct puppet_held sync;
+	struct puppet_held back;
+	struct requester reader;
+	struct requester writer;
+	struct requester r[DEPTH];
+};
+
+FIXTURE_VARIANT(pool)
+{
+	unsigned int uring_flags;
+};
+
+FIXTURE_VARIANT_ADD(pool, ring) {
+	.uring_flags = 0,
+};
+
+FIXTURE_VARIANT_ADD(pool, ring_defer) {
+	.uring_flags = DEFER,
+};
+
+static const struct puppet_options pool_options = {
+	.transport = TRANSPORT_RING,
+	.nr_queues = 1,
+	.depth = DEPTH,
+	.background = DEPTH,
+	.payload = PAYLOAD,
+	.pool = 3 * BUFFER,
+	/* Without FUSE_ASYNC_DIO direct I/O is synchronous. */
+	.init_flags = FUSE_ASYNC_READ | FUSE_WRITEBACK_CACHE,
+	.max_background = 64,
+	.max_readahead = PUPPET_READAHEAD,
+	.max_write = PAYLOAD,
+};
+
+FIXTURE_SETUP(pool)
+{
+	const char *why = test_prepare(TRANSPORT_RING);
+	struct puppet_options opt = pool_options;
+
+	if (why)
+		SKIP(return, "%s", why);
+	opt.uring_flags = variant->uring_flags;
+	ASSERT_EQ(0, puppet_start(&self->p, &opt));
+}
+
+FIXTURE_TEARDOWN(pool)
+{
+	EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
+	puppet_stop(&self->p);
+}
+
+/* Nothing is held, and the pool has got everything back. */
+static void all_well(struct __test_metadata *_metadata, struct puppet *p)
+{
+	__u64 end = now_ms() + TEST_WAIT_MS;
+	int ret;
+
+	/* RELEASE and such, that nobody waits for. */
+	do {
+		ret = puppet_drain(p, 1);
+	} while ((ret == -ECANCELED || conn_ctl_read(p->conn, "waiting")) &&
+		 now_ms() < end);
+	EXPECT_EQ(PUPPET_TIMEOUT, ret);
+	EXPECT_EQ(0, conn_ctl_read(p->conn, "waiting"));
+	EXPECT_TRUE(ring_queues_stat_becomes(p->conn, "pool_used", 0));
+	EXPECT_TRUE(ring_queues_stat_becomes(p->conn, "pool_requests", 0));
+	EXPECT_TRUE(ring_queues_stat_becomes(p->conn, "busy", 0));
+	EXPECT_EQ(0, serves(p));
+}
+
+static const struct puppet_io ahead = {
+	.path = FILE2,
+	.len = 16 * PUPPET_READAHEAD,
+	.flags = O_RDONLY,
+	.check = true,
+};
+
+static const struct puppet_io large_read = {
+	.path = FILE4,
+	.len = PAYLOAD,
+	.flags = O_RDONLY | O_DIRECT,
+	.check = true,
+};
+
+static const struct puppet_io small_read = {
+	.path = FILE4,
+	.len = SMALL,
+	.flags = O_RDONLY | O_DIRECT,
+	.check = true,
+};
+
+static const struct puppet_io small_write = {
+	.path = FILE4,
+	.len = SMALL,
+	.flags = O_RDWR | O_DIRECT,
+};
+
+/* Two requests of writeback. */
+static const struct puppet_io cached_write = {
+	.path = FILE3,
+	.len = 2 * PAYLOAD,
+	.flags = O_RDWR,
+};
+
+static int request_write_sync(const void *arg)
+{
+	const struct puppet_io *io = arg;
+	int fd, err = request_write(io);
+
+	if (err)
+		return err;
+	fd = open(io->path, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	if (fsync(fd))
+		err = -errno;
+	close(fd);
+	return err;
+}
+
+static int request_readahead_page(const void *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC), err;
+
+	if (fd < 0)
+		return -errno;
+	err = -posix_fadvise(fd, 0, SMALL, POSIX_FADV_WILLNEED);
+	close(fd);
+	return err;
+}
+
+/* More requests have found no room in the pools than before. */
+static bool more_wait(int conn, long before)
+{
+	__u64 end = now_ms() + TEST_WAIT_MS;
+
+	do {
+		if (ring_queues_stat(conn, "pool_waits") > before)
+			return true;
+		sleep_ms(1);
+	} while (now_ms() < end);
+	return false;
+}
+
+/* Takes requests of this opcode until the next one waits for the pool. */
+static int hold_until_full(struct puppet *p, struct puppet_held *held,
+			   __u32 opcode)
+{
+	long before = ring_queues_stat(p->conn, "pool_waits");
+	__u64 end = now_ms() + TEST_WAIT_MS;
+	struct puppet_req *req;
+	int ret;
+
+	while (now_ms() < end) {
+		req = malloc(sizeof(*req));
+		if (!req)
+			return -errno;
+		ret = take(p, req, QUIET_MS);
+		if (ret == PUPPET_REQUEST && req->in.opcode == opcode &&
+		    held->nr < ARRAY_SIZE(held->req)) {
+			held->req[held->nr++] = req;
+			continue;
+		}
+		if (ret == PUPPET_REQUEST)
+			ret = puppet_answer(p, req);
+		else if (ret == PUPPET_TIMEOUT && held->nr &&
+			 ring_queues_stat(p->conn, "pool_waits") > before)
+			end = 0;
+		free(req);
+		if (ret < 0)
+			return ret;
+	}
+	return end ? -ETIMEDOUT : 0;
+}
+
+/* Readahead holds the rest of the pool, and wants more. */
+#define HOLD_REST()							\
+do {									\
+	ASSERT_EQ(0, requester_start(&self->reader, request_readahead,	\
+				     &ahead));				\
+	ASSERT_EQ(0, hold_until_full(&self->p, &self->ahead,		\
+				     FUSE_READ));			\
+} while (0)
+
+/* A synchronous request and one of writeback hold what is kept for them. */
+#define HOLD_ALL()							\
+do {									\
+	HOLD_REST();							\
+	ASSERT_EQ(0, requester_start(&self->r[0], request_read,		\
+				     &large_read));			\
+	ASSERT_EQ(0, puppet_hold(&self->p, &self->sync, FUSE_READ, 1));	\
+	ASSERT_EQ(0, requester_start(&self->writer, request_write_sync,	\
+				     &cached_write));			\
+	ASSERT_EQ(0, puppet_hold(&self->p, &self->back, FUSE_WRITE, 1));\
+} while (0)
+
+/* Everything goes on to its end. */
+#define FINISH_REST()							\
+do {									\
+	ASSERT_EQ(0, puppet_release_all(&self->p, &self->ahead));	\
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->reader));		\
+} while (0)
+
+#define FINISH_ALL()							\
+do {									\
+	FINISH_REST();							\
+	ASSERT_EQ(0, puppet_release_all(&self->p, &self->sync));	\
+	ASSERT_EQ(0, puppet_release_all(&self->p, &self->back));	\
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[0]));		\
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->writer));		\
+	all_well(_metadata, &self->p);					\
+} while (0)
+
+/* A request that is small takes nothing of the pool. */
+static void try_size(struct __test_metadata *_metadata, struct puppet *p,
+		     size_t len, bool write)
+{
+	struct puppet_io io = {
+		.path = FILE2,
+		.len = len,
+		.flags = O_RDWR | O_DIRECT,
+		.check = true,
+	};
+	static struct puppet_req req;
+	struct requester r;
+	long used;
+
+	ASSERT_EQ(0, requester_start(&r, write ? request_write : request_read,
+				     &io));
+	ASSERT_EQ(0, puppet_until(p, &req, write ? FUSE_WRITE : FUSE_READ));
+	ASSERT_EQ(len, need_of(p, &req));
+	check_area(_metadata, p, &req, NULL);
+	used = ring_queue_stat(p->conn, 0, "pool_used");
+	if (len <= p->setup.small_size) {
+		EXPECT_EQ(0, used);
+		EXPECT_EQ(0, ring_queue_stat(p->conn, 0, "pool_requests"));
+	} else {
+		EXPECT_LE(len, used);
+		EXPECT_GT(len + CHUNK, used);
+		EXPECT_EQ(1, ring_queue_stat(p->conn, 0, "pool_requests"));
+	}
+	ASSERT_EQ(0, puppet_answer(p, &req));
+	EXPECT_EQ(0, puppet_serve(p, &r));
+	EXPECT_EQ(PUPPET_TIMEOUT, puppet_drain(p, 0));
+	EXPECT_TRUE(ring_queue_stat_becomes(p->conn, 0, "pool_used", 0));
+}
+
+TEST_F_TIMEOUT(pool, size_decides, TEST_TIMEOUT)
+{
+	static const size_t sizes[] = { 100, SMALL - 1, SMALL, SMALL + 1,
+					CHUNK, CHUNK + 1, PAYLOAD };
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(sizes); i++) {
+		try_size(_metadata, &self->p, sizes[i], false);
+		try_size(_metadata, &self->p, sizes[i], true);
+	}
+	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "pool_waits"));
+	all_well(_metadata, &self->p);
+}
+
+/* The same with slots' own areas that are larger. */
+TEST_F_TIMEOUT(pool, size_asked_for_decides, TEST_TIMEOUT)
+{
+	static const size_t sizes[] = { 100, 5 * SMALL, 5 * SMALL + 1, PAYLOAD };
+	struct puppet_options opt = pool_options;
+	unsigned int i;
+
+	puppet_stop(&self->p);
+	opt.uring_flags = variant->uring_flags;
+	opt.small = 5 * SMALL;
+	ASSERT_EQ(0, puppet_start(&self->p, &opt));
+	for (i = 0; i < ARRAY_SIZE(sizes); i++) {
+		try_size(_metadata, &self->p, sizes[i], false);
+		try_size(_metadata, &self->p, sizes[i], true);
+	}
+	all_well(_metadata, &self->p);
+}
+
+/* Names and attributes are small, and so is each of the slots' requests. */
+TEST_F(pool, names_and_attributes_are_small)
+{
+	static const __u32 opcodes[] = { FUSE_LOOKUP, FUSE_GETATTR, FUSE_OPEN };
+	static struct puppet_req req;
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(opcodes); i++) {
+		ASSERT_EQ(0, requester_start(&self->r[0],
+					     opcodes[i] == FUSE_OPEN ?
+					     request_open : request_stat,
+					     opcodes[i] == FUSE_LOOKUP ?
+					     TEST_MNT "/f77" : FILE2));
+		ASSERT_EQ(0, puppet_until(&self->p, &req, opcodes[i]));
+		check_area(_metadata, &self->p, &req, NULL);
+		EXPECT_EQ(PLACE_OWN, place_of(&self->p, &req));
+		EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "pool_used"));
+		ASSERT_EQ(0, puppet_answer(&self->p, &req));
+		EXPECT_EQ(0, puppet_serve(&self->p, &self->r[0]));
+	}
+}
+
+TEST_F(pool, slots_in_use_lie_apart)
+{
+	unsigned int i;
+
+	for (i = 0; i < DEPTH; i++)
+		ASSERT_EQ(0, requester_start(&self->r[i], request_stat,
+					     TEST_MNT));
+	ASSERT_EQ(0, puppet_hold(&self->p, &self->sync, FUSE_GETATTR, DEPTH));
+	check_held(_metadata, &self->p, &self->sync);
+	ASSERT_EQ(0, puppet_release_all(&self->p, &self->sync));
+	for (i = 0; i < DEPTH; i++)
+		EXPECT_EQ(0, puppet_serve(&self->p, &self->r[i]));
+}
+
+/* What is kept for others is not given to readahead. */
+TEST_F(pool, readahead_has_the_rest)
+{
+	__u64 rest = self->p.setup.pool_size - 2 * BUFFER;
+
+	HOLD_REST();
+	check_held(_metadata, &self->p, &self->ahead);
+	EXPECT_LE(rest / PUPPET_READAHEAD - 1, self->ahead.nr);
+	EXPECT_GE(rest / PUPPET_READAHEAD, self->ahead.nr);
+	EXPECT_EQ(self->ahead.nr,
+		  ring_queue_stat(self->p.conn, 0, "pool_requests"));
+	EXPECT_EQ(self->ahead.nr * PUPPET_READAHEAD,
+		  ring_queue_stat(self->p.conn, 0, "pool_used"));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ, QUIET_MS));
+	FINISH_REST();
+	all_well(_metadata, &self->p);
+}
+
+TEST_F(pool, each_answer_lets_one_in)
+{
+	unsigned int i, full;
+
+	HOLD_REST();
+	full = self->ahead.nr;
+	for (i = 0; i < 8; i++) {
+		ASSERT_EQ(0, puppet_release(&self->p, &self->ahead));
+		ASSERT_EQ(0, puppet_hold(&self->p, &self->ahead, FUSE_READ,
+					 full));
+		check_held(_metadata, &self->p, &self->ahead);
+	}
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ, QUIET_MS));
+	FINISH_REST();
+	all_well(_metadata, &self->p);
+}
+
+TEST_F(pool, small_ones_pass_a_full_pool)
+{
+	unsigned int i;
+
+	HOLD_ALL();
+	for (i = 0; i < 5; i++) {
+		ASSERT_EQ(0, requester_start(&self->r[1], request_stat,
+					     FILE2));
+		EXPECT_EQ(0, puppet_serve(&self->p, &self->r[1]));
+		ASSERT_EQ(0, requester_start(&self->r[1], request_read,
+					     &small_read));
+		EXPECT_EQ(0, puppet_serve(&self->p, &self->r[1]));
+		ASSERT_EQ(0, requester_start(&self->r[1], request_write,
+					     &small_write));
+		EXPECT_EQ(0, puppet_serve(&self->p, &self->r[1]));
+	}
+	FINISH_ALL();
+}
+
+/* RELEASE, and readahead of a page. */
+TEST_F(pool, small_background_ones_pass_a_full_pool)
+{
+	static struct puppet_req req;
+
+	HOLD_ALL();
+	ASSERT_EQ(0, requester_start(&self->r[1], request_open,
+				     TEST_MNT "/f5"));
+	ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_RELEASE));
+	ASSERT_EQ(0, puppet_answer(&self->p, &req));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[1]));
+
+	ASSERT_EQ(0, requester_start(&self->r[1], request_readahead_page,
+				     TEST_MNT "/f5"));
+	ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_READ));
+	EXPECT_EQ(5, req.in.nodeid);
+	EXPECT_EQ(SMALL, req.read.size);
+	check_area(_metadata, &self->p, &req, NULL);
+	ASSERT_EQ(0, puppet_answer(&self->p, &req));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[1]));
+	FINISH_ALL();
+}
+
+/* One request of each kind that has something kept for it, and no second. */
+TEST_F(pool, others_get_what_is_kept)
+{
+	struct puppet_req *req;
+
+	HOLD_ALL();
+	check_held(_metadata, &self->p, &self->ahead);
+	req = self->sync.req[0];
+	EXPECT_EQ(4, req->in.nodeid);
+	check_area(_metadata, &self->p, req, &self->ahead);
+	check_area(_metadata, &self->p, req, &self->back);
+	req = self->back.req[0];
+	EXPECT_EQ(3, req->in.nodeid);
+	EXPECT_EQ(FUSE_WRITE_CACHE, req->write.write_flags & FUSE_WRITE_CACHE);
+	EXPECT_EQ(PAYLOAD, req->write.size);
+	check_area(_metadata, &self->p, req, &self->ahead);
+	EXPECT_EQ(self->ahead.nr + 2,
+		  ring_queue_stat(self->p.conn, 0, "pool_requests"));
+	FINISH_ALL();
+}
+
+TEST_F(pool, writeback_has_one_at_a_time)
+{
+	static struct puppet_req req;
+
+	HOLD_REST();
+	ASSERT_EQ(0, requester_start(&self->writer, request_write_sync,
+				     &cached_write));
+	ASSERT_EQ(0, puppet_hold(&self->p, &self->back, FUSE_WRITE, 1));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_WRITE, QUIET_MS));
+	ASSERT_EQ(0, puppet_release(&self->p, &self->back));
+	ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_WRITE));
+	EXPECT_EQ(PAYLOAD, req.write.size);
+	check_area(_metadata, &self->p, &req, &self->ahead);
+	ASSERT_EQ(0, puppet_answer(&self->p, &req));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->writer));
+	FINISH_REST();
+	all_well(_metadata, &self->p);
+}
+
+TEST_F(pool, synchronous_ones_wait_for_each_other)
+{
+	static struct puppet_req req;
+	long waits;
+
+	HOLD_REST();
+	ASSERT_EQ(0, requester_start(&self->r[0], request_read, &large_read));
+	ASSERT_EQ(0, puppet_hold(&self->p, &self->sync, FUSE_READ, 1));
+	EXPECT_EQ(4, self->sync.req[0]->in.nodeid);
+
+	waits = ring_queue_stat(self->p.conn, 0, "pool_waits");
+	ASSERT_EQ(0, requester_start(&self->r[1], request_read, &large_read));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ, QUIET_MS));
+	EXPECT_TRUE(more_wait(self->p.conn, waits));
+	EXPECT_FALSE(requester_ended(&self->r[1], NULL, 0));
+
+	ASSERT_EQ(0, puppet_release(&self->p, &self->sync));
+	ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_READ));
+	EXPECT_EQ(4, req.in.nodeid);
+	check_area(_metadata, &self->p, &req, &self->ahead);
+	ASSERT_EQ(0, puppet_answer(&self->p, &req));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[0]));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[1]));
+	FINISH_REST();
+	all_well(_metadata, &self->p);
+}
+
+/* A slot is what these wait for. */
+TEST_F(pool, small_ones_do_not_count_as_waiting)
+{
+	unsigned int i;
+
+	for (i = 0; i < DEPTH; i++)
+		ASSERT_EQ(0, requester_start(&self->r[i], request_stat,
+					     TEST_MNT));
+	ASSERT_EQ(0, requester_start(&self->reader, request_stat, TEST_MNT));
+	ASSERT_EQ(0, puppet_hold(&self->p, &self->sync, FUSE_GETATTR, DEPTH));
+	ASSERT_TRUE(ring_queues_stat_becomes(self->p.conn, "pending", 1));
+	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "pool_waits"));
+	ASSERT_EQ(0, puppet_release_all(&self->p, &self->sync));
+	for (i = 0; i < DEPTH; i++)
+		EXPECT_EQ(0, puppet_serve(&self->p, &self->r[i]));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->reader));
+}
+
+TEST_F(pool, a_bad_reply_is_refused)
+{
+	static const __u32 more[] = { 1, 1U << 20, ~0U };
+	static const struct puppet_io *ios[] = { &small_read, &large_read };
+	static struct puppet_req req;
+	unsigned int i, j;
+
+	for (i = 0; i < ARRAY_SIZE(ios); i++) {
+		struct fuse_uring_ent_in_out *ent;
+		struct fuse_uring_req_cmd cmd;
+
+		ASSERT_EQ(0, requester_start(&self->r[0], request_read,
+					     ios[i]));
+		ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_READ));
+		EXPECT_EQ(i ? PLACE_POOL : PLACE_OWN, place_of(&self->p, &req));
+		cmd = (struct fuse_uring_req_cmd){
+			.commit_id = req.commit_id,
+			.qid = req.qid,
+			.slot = req.slot,
+		};
+		ent = &puppet_header(&self->p, req.qid, req.slot)
+			->ring_ent_in_out;
+		for (j = 0; j < ARRAY_SIZE(more); j++) {
+			puppet_fill_reply(&self->p, &req, 0, NULL, 0);
+			ent->payload_sz = more[j] == ~0U ? ~0U :
+					  req.capacity + more[j];
+			EXPECT_EQ(-EINVAL, puppet_command_now(&self->p, COMMIT,
+							      &cmd));
+			EXPECT_EQ(i, ring_queue_stat(self->p.conn, 0,
+						     "pool_requests"));
+		}
+		EXPECT_FALSE(requester_ended(&self->r[0], NULL, 0));
+		ASSERT_EQ(0, puppet_answer(&self->p, &req));
+		EXPECT_EQ(0, puppet_serve(&self->p, &self->r[0]));
+	}
+	all_well(_metadata, &self->p);
+}
+
+/* An error leaves as much behind as a good reply: nothing. */
+TEST_F(pool, errors_give_back)
+{
+	static struct puppet_req req;
+	unsigned int i;
+
+	for (i = 0; i < 8; i++) {
+		ASSERT_EQ(0, requester_start(&self->r[0], request_read,
+					     &large_read));
+		ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_READ));
+		ASSERT_EQ(0, puppet_reply(&self->p, &req, -EIO, NULL, 0));
+		EXPECT_EQ(EIO, puppet_serve(&self->p, &self->r[0]));
+	}
+	all_well(_metadata, &self->p);
+}
+
+TEST_F(pool, killed_while_it_waits)
+{
+	HOLD_ALL();
+	ASSERT_EQ(0, requester_start(&self->r[1], request_read, &large_read));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ, QUIET_MS));
+	EXPECT_FALSE(requester_ended(&self->r[1], NULL, 0));
+	kill(self->r[1].pid, SIGKILL);
+	/* It needs nobody's answer, but for the end of its open file. */
+	EXPECT_EQ(-SIGKILL, puppet_serve(&self->p, &self->r[1]));
+	EXPECT_EQ(1, self->sync.nr);
+	ASSERT_EQ(0, puppet_release_all(&self->p, &self->sync));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ, QUIET_MS));
+	FINISH_ALL();
+}
+
+TEST_F(pool, abort_ends_those_that_wait)
+{
+	HOLD_ALL();
+	ASSERT_EQ(0, requester_start(&self->r[1], request_read, &large_read));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ, QUIET_MS));
+	ASSERT_EQ(0, conn_abort(self->p.conn));
+	EXPECT_EQ(ECONNABORTED, requester_join(&self->r[0]));
+	EXPECT_EQ(ECONNABORTED, requester_join(&self->r[1]));
+	EXPECT_NE(REQUESTER_HANGS, requester_join(&self->reader));
+	EXPECT_NE(REQUESTER_HANGS, requester_join(&self->writer));
+	EXPECT_TRUE(conn_waiting_becomes(self->p.conn, 0));
+	EXPECT_TRUE(ring_queues_stat_becomes(self->p.conn, "pool_used", 0));
+}
+
+/* Data that the kernel was asked for: it is there until it is committed. */
+TEST_F(pool, without_a_reply)
+{
+	struct fuse_notify_retrieve_out out = {
+		.notify_unique = 12345,
+		.nodeid = 2,
+		.size = 2 * CHUNK,
+	};
+	struct puppet_io io = { .path = FILE2, .len = 2 * CHUNK };
+	struct puppet_io beyond = ahead;
+	static struct puppet_held held;
+	struct puppet_req *req;
+	unsigned int i;
+
+	beyond.path = FILE3;
+	ASSERT_EQ(0, requester_start(&self->r[0], request_read, &io));
+	ASSERT_EQ(0, puppet_serve(&self->p, &self->r[0]));
+	ASSERT_EQ(PUPPET_TIMEOUT, puppet_drain(&self->p, 0));
+	ASSERT_LT(0, puppet_notify(&self->p, FUSE_NOTIFY_RETRIEVE, &out,
+				   sizeof(out)));
+	ASSERT_EQ(0, puppet_hold(&self->p, &held, FUSE_NOTIFY_REPLY, 1));
+	req = held.req[0];
+	EXPECT_EQ(2 * CHUNK, req->retrieve.size);
+	EXPECT_EQ(2 * CHUNK, sent_size(&self->p, req));
+	check_area(_metadata, &self->p, req, NULL);
+	EXPECT_TRUE(conn_waiting_becomes(self->p.conn, 0));
+
+	/* Nobody waits for it, but that part of the pool is not free. */
+	ASSERT_EQ(0, requester_start(&self->reader, request_readahead,
+				     &beyond));
+	ASSERT_EQ(0, hold_until_full(&self->p, &self->ahead, FUSE_READ));
+	check_area(_metadata, &self->p, req, &self->ahead);
+	EXPECT_EQ(self->ahead.nr + 1,
+		  ring_queue_stat(self->p.conn, 0, "pool_requests"));
+	for (i = 0; i < 2 * CHUNK; i++)
+		if ((unsigned char)req->payload[i] != test_byte(2, i))
+			break;
+	EXPECT_EQ(2 * CHUNK, i);
+	ASSERT_EQ(0, puppet_release(&self->p, &held));
+	FINISH_REST();
+	all_well(_metadata, &self->p);
+}
+
+/* Requests of any kind and size, until the time is over. */
+struct mixture {
+	const char	*path;
+	__u64		seed;
+};
+
+static int request_mixture(const void *arg)
+{
+	static const size_t lens[] = { 1, 100, SMALL - 1, SMALL, SMALL + 1,
+				       CHUNK, CHUNK + 1, 50000, 65536,
+				       PAYLOAD - 1, PAYLOAD };
+	const struct mixture *m = arg;
+	__u64 seed = m->seed, end = now_ms() + test_ms();
+	int err = 0;
+
+	while (now_ms() < end && !err) {
+		struct puppet_io io = {
+			.path = m->path,
+			.offset = test_random(&seed) % 1000 * SMALL,
+			.len = lens[test_random(&seed) % ARRAY_SIZE(lens)],
+			.check = true,
+		};
+
+		switch (test_random(&seed) % 6) {
+		case 0:
+			err = request_stat(m->path);
+			break;
+		case 1:
+			io.flags = O_RDONLY | O_DIRECT;
+			err = request_read(&io);
+			break;
+		case 2:
+			io.flags = O_RDWR | O_DIRECT;
+			err = request_write(&io);
+			break;
+		case 3:
+			io.flags = O_RDONLY;
+			err = request_read(&io);
+			break;
+		case 4:
+			io.flags = O_RDWR;
+			err = request_write_sync(&io);
+			break;
+		case 5:
+			io.len = 4 * PUPPET_READAHEAD;
+			err = request_readahead(&io);
+			break;
+		}
+	}
+	return err;
+}
+
+/* Fills what the request leaves of its area, as a reply could. */
+static void scribble(struct puppet *p, const struct puppet_req *req)
+{
+	size_t sent = sent_size(p, req);
+
+	memset(req->payload + sent, (__u8)(req->commit_id * 16 + req->slot),
+	       req->capacity - sent);
+}
+
+/* And nobody has touched it since. */
+static bool is_untouched(struct puppet *p, const struct puppet_req *req)
+{
+	__u8 byte = req->commit_id * 16 + req->slot;
+	size_t i, sent = sent_size(p, req);
+
+	if (memcmp(req->payload, req->arg + req->arg_len - sent, sent))
+		return false;
+	for (i = sent; i < req->capacity; i++)
+		if ((__u8)req->payload[i] != byte)
+			return false;
+	return true;
+}
+
+/* What is written is what it should be. */
+static bool is_right_write(const struct puppet_req *req)
+{
+	const unsigned char *data = (const void *)(&req->write + 1);
+	size_t i;
+
+	for (i = 0; i < req->write.size; i++)
+		if (data[i] != test_byte(req->in.nodeid, req->write.offset + i))
+			return false;
+	return true;
+}
+
+TEST_F_TIMEOUT(pool, any_mixture, TEST_TIMEOUT)
+{
+	static struct mixture mixtures[6];
+	static char paths[ARRAY_SIZE(mixtures)][32];
+	unsigned int i, running = ARRAY_SIZE(mixtures), in_pool = 0;
+	struct puppet_held *held = &self->ahead;
+	__u64 seed = test_seed();
+	int ret, result;
+
+	for (i = 0; i < ARRAY_SIZE(mixtures); i++) {
+		snprintf(paths[i], sizeof(paths[i]), TEST_MNT "/f%u", i / 2 + 2);
+		mixtures[i].path = paths[i];
+		mixtures[i].seed = test_random(&seed);
+		ASSERT_EQ(0, requester_start(&self->r[i], request_mixture,
+					     &mixtures[i]));
+	}
+	while (running || held->nr) {
+		struct puppet_req *req = malloc(sizeof(*req));
+
+		ASSERT_NE(NULL, req);
+		/* In no hurry, so that there is something to wait for. */
+		ret = take(&self->p, req, held->nr ? 2 : 10);
+		if (ret == PUPPET_REQUEST && !req->ring) {
+			/* FORGET and such. */
+			ASSERT_EQ(0, puppet_answer(&self->p, req));
+			free(req);
+		} else if (ret == PUPPET_REQUEST) {
+			check_area(_metadata, &self->p, req, held);
+			if (req->in.opcode == FUSE_WRITE)
+				EXPECT_TRUE(is_right_write(req));
+			in_pool += place_of(&self->p, req) == PLACE_POOL;
+			scribble(&self->p, req);
+			held->req[held->nr++] = req;
+		} else {
+			ASSERT_EQ(PUPPET_TIMEOUT, ret);
+			free(req);
+		}
+		if (held->nr && (ret == PUPPET_TIMEOUT ||
+				 test_random(&seed) % 3 == 0)) {
+			i = test_random(&seed) % held->nr;
+			req = held->req[i];
+			held->req[i] = held->req[--held->nr];
+			EXPECT_TRUE(is_untouched(&self->p, req))
+				TH_LOG("opcode %u, slot %u", req->in.opcode,
+				       req->slot);
+			ASSERT_EQ(0, puppet_answer(&self->p, req));
+			free(req);
+		}
+		for (i = 0; i < ARRAY_SIZE(mixtures); i++) {
+			if (!self->r[i].pid ||
+			    !requester_ended(&self->r[i], &result, 0))
+				continue;
+			EXPECT_EQ(0, result);
+			self->r[i].pid = 0;
+			running--;
+		}
+	}
+	EXPECT_LT(0, in_pool);
+	all_well(_metadata, &self->p);
+}
+
+/*
+ * Who has requests in the rest of the pool holds three quarters of the slots
+ * and no more, however much room there is.
+ */
+FIXTURE(share)
+{
+	struct puppet p;
+	struct puppet_held held;
+	struct requester reader;
+	struct requester r;
+};
+
+FIXTURE_VARIANT(share)
+{
+	unsigned int depth;
+	unsigned int buffers;
+	unsigned int limit;
+};
+
+FIXTURE_VARIANT_ADD(share, of_4) {
+	.depth = 4,
+	.buffers = 3,
+	.limit = 3,
+};
+
+FIXTURE_VARIANT_ADD(share, of_8) {
+	.depth = 8,
+	.buffers = 5,
+	.limit = 6,
+};
+
+FIXTURE_VARIANT_ADD(share, of_16) {
+	.depth = 16,
+	.buffers = 7,
+	.limit = 12,
+};
+
+FIXTURE_SETUP(share)
+{
+	const char *why = test_prepare(TRANSPORT_RING);
+	struct puppet_options opt = pool_options;
+
+	if (why)
+		SKIP(return, "%s", why);
+	opt.depth = variant->depth;
+	opt.background = variant->depth;
+	opt.pool = variant->buffers * BUFFER;
+	ASSERT_EQ(0, puppet_start(&self->p, &opt));
+	ASSERT_EQ(0, requester_start(&self->reader, request_readahead,
+				     &ahead));
+	ASSERT_EQ(0, puppet_hold(&self->p, &self->held, FUSE_READ,
+				 variant->limit));
+}
+
+FIXTURE_TEARDOWN(share)
+{
+	puppet_stop(&self->p);
+}
+
+TEST_F(share, is_no_more)
+{
+	unsigned int i;
+
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ, QUIET_MS));
+	EXPECT_EQ(variant->limit,
+		  ring_queue_stat(self->p.conn, 0, "pool_requests"));
+	for (i = 0; i < 4; i++) {
+		ASSERT_EQ(0, puppet_release(&self->p, &self->held));
+		ASSERT_EQ(0, puppet_hold(&self->p, &self->held, FUSE_READ,
+					 variant->limit));
+	}
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ, QUIET_MS));
+	ASSERT_EQ(0, puppet_release_all(&self->p, &self->held));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->reader));
+	all_well(_metadata, &self->p);
+}
+
+/* The slots that are left are for these. */
+TEST_F(share, leaves_slots_for_small_ones)
+{
+	unsigned int i;
+
+	for (i = 0; i < 5; i++) {
+		ASSERT_EQ(0, requester_start(&self->r, request_stat, FILE2));
+		EXPECT_EQ(0, puppet_serve(&self->p, &self->r));
+		ASSERT_EQ(0, requester_start(&self->r, request_read,
+					     &small_read));
+		EXPECT_EQ(0, puppet_serve(&self->p, &self->r));
+	}
+	EXPECT_EQ(variant->limit, self->held.nr);
+	ASSERT_EQ(0, puppet_release_all(&self->p, &self->held));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->reader));
+	all_well(_metadata, &self->p);
+}
+
+/*
+ * Small requests hold all slots, and there are always more of them.  A large
+ * one gets its turn after as many answers as there are lists.
+ */
+#define TURN_DEPTH	5
+#define TURN_SMALL	8
+#define TURN_WAIT	(TURN_SMALL + 1 - TURN_DEPTH)
+#define TURN_LISTS	5
+
+TEST(pool_is_not_starved)
+{
+	const char *why = test_prepare(TRANSPORT_RING);
+	struct puppet_options opt = pool_options;
+	struct requester r[TURN_SMALL], reader;
+	static struct puppet_held held;
+	bool opened = false, counting = false;
+	unsigned int i, answers = 0;
+	struct puppet p;
+	__u64 end;
+
+	if (why)
+		SKIP(return, "%s", why);
+	opt.depth = TURN_DEPTH;
+	opt.background = TURN_DEPTH;
+	ASSERT_EQ(0, puppet_start(&p, &opt));
+	for (i = 0; i < TURN_SMALL; i++)
+		ASSERT_EQ(0, requester_start(&r[i], request_stats_for_ever,
+					     FILE2));
+	ASSERT_EQ(0, puppet_hold(&p, &held, FUSE_GETATTR, TURN_DEPTH));
+	ASSERT_EQ(0, requester_start(&reader, request_read, &large_read));
+	end = now_ms() + TEST_WAIT_MS;
+	while (now_ms() < end) {
+		struct puppet_req *req;
+
+		if (held.nr < TURN_DEPTH) {
+			req = malloc(sizeof(*req));
+			ASSERT_NE(NULL, req);
+			ASSERT_EQ(PUPPET_REQUEST, take(&p, req, TEST_WAIT_MS));
+			held.req[held.nr++] = req;
+			if (req->in.opcode == FUSE_READ)
+				break;
+			continue;
+		}
+		/* The reader has sent what it was to send. */
+		if (opened && !counting) {
+			ASSERT_TRUE(ring_queue_stat_becomes(p.conn, 0, "pending",
+							    TURN_WAIT));
+			counting = true;
+		}
+		opened |= held.req[0]->in.opcode == FUSE_OPEN;
+		answers += counting;
+		ASSERT_EQ(0, puppet_release(&p, &held));
+	}
+	ASSERT_LT(0, held.nr);
+	EXPECT_EQ(FUSE_READ, held.req[held.nr - 1]->in.opcode);
+	EXPECT_GE(TURN_LISTS, answers);
+	ASSERT_EQ(0, puppet_release_all(&p, &held));
+	EXPECT_EQ(0, puppet_serve(&p, &reader));
+	for (i = 0; i < TURN_SMALL; i++) {
+		kill(r[i].pid, SIGKILL);
+		EXPECT_EQ(-SIGKILL, puppet_serve(&p, &r[i]));
+	}
+	EXPECT_EQ(0, ring_stat(p.conn, "requests_dev"));
+	puppet_stop(&p);
+}
+
+/*
+ * Of two queues, the second one's pool is full, and requests wait for it when
+ * something happens to it.
+ */
+#define READERS		6
+
+FIXTURE(two_pools)
+{
+	struct puppet p;
+	struct puppet_held held;
+	struct requester r[READERS];
+};
+
+FIXTURE_SETUP(two_pools)
+{
+	const char *why = test_prepare(TRANSPORT_RING);
+	struct puppet_options opt = pool_options;
+
+	if (why)
+		SKIP(return, "%s", why);
+	if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
+		SKIP(return, "needs two CPUs");
+	opt.nr_queues = 2;
+	opt.depth = 8;
+	opt.background = 8;
+	ASSERT_EQ(0, puppet_open(&self->p, &opt));
+	ASSERT_EQ(0, puppet_mount(&self->p));
+	ASSERT_EQ(0, puppet_setup(&self->p));
+	ASSERT_EQ(0, puppet_map(&self->p));
+	ASSERT_EQ(0, puppet_uring(&self->p));
+	ASSERT_EQ(0, puppet_arm_queue(&self->p, 0));
+	ASSERT_EQ(0, puppet_init(&self->p));
+}
+
+FIXTURE_TEARDOWN(two_pools)
+{
+	puppet_stop(&self->p);
+}
+
+static void start_readers(struct __test_metadata *_metadata,
+			  struct _test_data_two_pools *self)
+{
+	unsigned int i;
+
+	for (i = 0; i < READERS; i++)
+		ASSERT_EQ(0, puppet_requester_at(&self->p, 1, &self->r[i],
+						 request_read, &large_read));
+}
+
+static void join_readers(struct __test_metadata *_metadata,
+			 struct _test_data_two_pools *self)
+{
+	unsigned int i;
+
+	for (i = 0; i < READERS; i++)
+		EXPECT_EQ(0, puppet_serve(&self->p, &self->r[i]));
+}
+
+/* So many reads come by the queue that is left. */
+static void come_by_queue_0(struct __test_metadata *_metadata,
+			    struct puppet *p, unsigned int nr, bool again)
+{
+	static struct puppet_req req;
+
+	while (nr--) {
+		ASSERT_EQ(0, take_until(p, &req, FUSE_READ));
+		EXPECT_TRUE(req.ring);
+		EXPECT_EQ(0, req.qid);
+		EXPECT_EQ(again, !!(req.in.unique & FUSE_UNIQUE_RESEND));
+		check_area(_metadata, p, &req, NULL);
+		ASSERT_EQ(0, puppet_answer(p, &req));
+	}
+}
+
+TEST_F_TIMEOUT(two_pools, detached, TEST_TIMEOUT)
+{
+	unsigned int i;
+
+	ASSERT_EQ(0, puppet_arm_queue(&self->p, 1));
+	start_readers(_metadata, self);
+	ASSERT_EQ(0, hold_until_full(&self->p, &self->held, FUSE_READ));
+	ASSERT_GT(READERS, self->held.nr);
+	for (i = 0; i < self->held.nr; i++)
+		EXPECT_EQ(1, self->held.req[i]->qid);
+	check_held(_metadata, &self->p, &self->held);
+
+	ASSERT_EQ(0, puppet_detach(&self->p, 1));
+	come_by_queue_0(_metadata, &self->p, READERS - self->held.nr, false);
+	EXPECT_EQ(self->held.nr,
+		  ring_queue_stat(self->p.conn, 1, "pool_requests"));
+	ASSERT_EQ(0, puppet_release_all(&self->p, &self->held));
+	join_readers(_metadata, self);
+	EXPECT_TRUE(ring_queue_stat_becomes(self->p.conn, 1, "pool_used", 0));
+	all_well(_metadata, &self->p);
+}
+
+/* A thread of the server, with an io_uring of its own, or a process of it. */
+struct mate {
+	struct puppet p;
+	struct puppet_held held;
+	pthread_t thread;
+	int result;
+	bool armed;
+	bool full;
+};
+
+static int mate_arm(struct mate *m)
+{
+	int ret = puppet_uring(&m->p);
+
+	return ret ? ret : puppet_arm_queue(&m->p, 1);
+}
+
+static void *mate_thread(void *arg)
+{
+	struct mate *m = arg;
+
+	m->result = mate_arm(m);
+	__atomic_store_n(&m->armed, true, __ATOMIC_RELEASE);
+	if (!m->result)
+		m->result = hold_until_full(&m->p, &m->held, FUSE_READ);
+	__atomic_store_n(&m->full, true, __ATOMIC_RELEASE);
+	/* It just ends, and leaves its io_uring open. */
+	return NULL;
+}
+
+static void mate_init(struct mate *m, struct puppet *p)
+{
+	m->p = *p;
+	m->p.have_uring = false;
+	/* Forgets and interrupts are the other's. */
+	m->p.dev_ended = true;
+}
+
+/* Held requests of a dead thread are still its process's to answer. */
+TEST_F_TIMEOUT(two_pools, thread_is_dead, TEST_TIMEOUT)
+{
+	static struct mate m;
+	unsigned int nr;
+
+	mate_init(&m, &self->p);
+	ASSERT_EQ(0, pthread_create(&m.thread, NULL, mate_thread, &m));
+	while (!__atomic_load_n(&m.armed, __ATOMIC_ACQUIRE))
+		sleep_ms(1);
+	start_readers(_metadata, self);
+	/* The thread has the queue's requests, this one all others. */
+	while (!__atomic_load_n(&m.full, __ATOMIC_ACQUIRE))
+		sleep_ms(1);
+	pthread_join(m.thread, NULL);
+	ASSERT_EQ(0, m.result);
+	nr = m.held.nr;
+	ASSERT_GT(READERS, nr);
+	check_held(_metadata, &self->p, &m.held);
+	come_by_queue_0(_metadata, &self->p, READERS - nr, false);
+	EXPECT_EQ(nr, ring_queue_stat(self->p.conn, 1, "pool_requests"));
+	while (m.held.nr) {
+		ASSERT_EQ(0, puppet_answer(&self->p, m.held.req[0]));
+		m.held.req[0] = m.held.req[--m.held.nr];
+	}
+	join_readers(_metadata, self);
+	EXPECT_TRUE(ring_queue_stat_becomes(self->p.conn, 1, "pool_used", 0));
+}
+
+/* The process tells how many it holds. */
+static int mate_process(struct puppet *p, int ready)
+{
+	static struct mate m;
+
+	mate_init(&m, p);
+	m.p.map = NULL;
+	if (puppet_map(&m.p) || mate_arm(&m) || write(ready, "a", 1) != 1 ||
+	    hold_until_full(&m.p, &m.held, FUSE_READ) ||
+	    write(ready, &m.held.nr, sizeof(m.held.nr)) != sizeof(m.held.nr))
+		return 1;
+	for (;;)
+		pause();
+}
+
+TEST_F_TIMEOUT(two_pools, process_is_killed, TEST_TIMEOUT)
+{
+	struct requester mate;
+	unsigned int nr = 0;
+	int fds[2];
+	char c;
+
+	ASSERT_EQ(0, pipe(fds));
+	fflush(NULL);
+	mate.pid = fork();
+	ASSERT_LE(0, mate.pid);
+	if (!mate.pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		_exit(mate_process(&self->p, fds[1]));
+	}
+	close(fds[1]);
+	mate.pidfd = syscall(SYS_pidfd_open, mate.pid, 0);
+	ASSERT_LE(0, mate.pidfd);
+	ASSERT_EQ(1, read(fds[0], &c, 1));
+	start_readers(_metadata, self);
+	ASSERT_EQ(sizeof(nr), read(fds[0], &nr, sizeof(nr)));
+	ASSERT_GT(READERS, nr);
+	kill(mate.pid, SIGKILL);
+	ASSERT_EQ(-SIGKILL, requester_join(&mate));
+
+	/* Those that waited come by themselves, the others when asked for. */
+	come_by_queue_0(_metadata, &self->p, READERS - nr, false);
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ, QUIET_MS));
+	EXPECT_EQ(nr, ring_queue_stat(self->p.conn, 1, "pool_requests"));
+	ASSERT_LT(0, puppet_notify(&self->p, FUSE_NOTIFY_RESEND, NULL, 0));
+	come_by_queue_0(_metadata, &self->p, nr, true);
+	join_readers(_metadata, self);
+	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 1, "pool_used"));
+	EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
+	all_well(_metadata, &self->p);
+}
+
+/* With buffers of full size for all slots there is nothing to wait for. */
+FIXTURE(full_size)
+{
+	struct puppet p;
+	struct puppet_held held;
+	struct requester r[2 * DEPTH];
+};
+
+FIXTURE_VARIANT(full_size)
+{
+	unsigned int small;
+	unsigned long pool;
+};
+
+FIXTURE_VARIANT_ADD(full_size, by_small_size) {
+	.small = PAYLOAD,
+};
+
+FIXTURE_VARIANT_ADD(full_size, by_pool) {
+	.pool = DEPTH * BUFFER,
+};
+
+FIXTURE_SETUP(full_size)
+{
+	const char *why = test_prepare(TRANSPORT_RING);
+	struct puppet_options opt = pool_options;
+
+	if (why)
+		SKIP(return, "%s", why);
+	opt.small = variant->small;
+	opt.pool = variant->pool;
+	ASSERT_EQ(0, puppet_start(&self->p, &opt));
+	ASSERT_EQ(AREA, self->p.setup.small_size);
+}
+
+FIXTURE_TEARDOWN(full_size)
+{
+	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "pool_used"));
+	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "pool_requests"));
+	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "pool_waits"));
+	EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
+	puppet_stop(&self->p);
+}
+
+/* The largest in all slots at once, and more of them. */
+TEST_F_TIMEOUT(full_size, never_waits_for_a_buffer, TEST_TIMEOUT)
+{
+	unsigned int i;
+
+	for (i = 0; i < 2 * DEPTH; i++)
+		ASSERT_EQ(0, requester_start(&self->r[i], request_read,
+					     &large_read));
+	ASSERT_EQ(0, puppet_hold(&self->p, &self->held, FUSE_READ, DEPTH));
+	check_held(_metadata, &self->p, &self->held);
+	ASSERT_EQ(0, puppet_release_all(&self->p, &self->held));
+	for (i = 0; i < 2 * DEPTH; i++)
+		EXPECT_EQ(0, puppet_serve(&self->p, &self->r[i]));
+}
+
+/* Nor is there a limit for readahead but that of the background. */
+TEST_F(full_size, background_has_all_slots)
+{
+	ASSERT_EQ(0, requester_start(&self->r[0], request_readahead, &ahead));
+	/* Its FLUSH needs none of them. */
+	ASSERT_EQ(0, puppet_hold(&self->p, &self->held, FUSE_READ, DEPTH));
+	check_held(_metadata, &self->p, &self->held);
+	ASSERT_EQ(0, puppet_release_all(&self->p, &self->held));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[0]));
+}
+
+TEST_HARNESS_MAIN
