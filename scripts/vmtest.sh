@@ -43,6 +43,7 @@ fi
 # The debug kernel has run its unit tests by then.
 unit_tests='' suites=()
 if [ "$kernel" = debug ]; then
+	append+=' kunit.enable=1'
 	unit_tests="sed 's/^/kunit: /' /sys/kernel/debug/kunit/*/results;"
 	suites=(--kunit fuse_uring_topology)
 fi
