@@ -19,6 +19,7 @@
 #include "../kselftest_harness.h"
 #include "common.h"
 #include "puppet.h"
+#include "util.h"
 
 #define FILE2		(TEST_MNT "/f2")
 #define FILE3		(TEST_MNT "/f3")
@@ -464,9 +465,7 @@ static size_t reply_size(const struct puppet_req *req)
 
 static size_t need_of(struct puppet *p, const struct puppet_req *req)
 {
-	size_t sent = sent_size(p, req), reply = reply_size(req);
-
-	return sent > reply ? sent : reply;
+	return max(sent_size(p, req), reply_size(req));
 }
 
 /* It is where it belongs, and apart from all those that are held. */
