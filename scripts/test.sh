@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # The test command: lint, then the selftests in the VM on the ordinary and on the debug kernel.
 # Ends with "N passed, N failed", and ", N skipped" when something was skipped that may be.
+# A kernel whose selftests have all passed with everything the same is not tested again, and its results
+# are counted as they were; FU_AGAIN=1 tests it.
 . "$(dirname "$0")/lib.sh"
 
 # Cases that may be skipped, as "PROGRAM CASE" patterns with the reason: none is known.
@@ -21,10 +23,32 @@ else
 	failed=$((failed + 1))
 fi
 
+# remembered KERNEL: where the results of this kernel's selftests are kept; nothing when the tree has
+# changes that are not committed, or when the tests are told what to do.
+remembered() {
+	[ -z "${FU_IMAGE:-}$(env | grep '^FUSE_TEST_' || true)" ] || return 0
+	[ -z "$(fu_git -C "$FU_TREE" status --porcelain | head -n 1)" ] || return 0
+	say "$FU_CACHE/results/test-$(hash_of "$1" "$(fu_git -C "$FU_TREE" rev-parse 'HEAD^{tree}')" \
+		"$(cd "$FU_TOP" && cat configs/{vm,debug}.config scripts/guest/* \
+			scripts/{lib,vmtest,build-kernel,build-kselftest,initramfs}.sh scripts/{vm-run,ktap}.py | sha256sum)" \
+		"$(gcc --version | head -n 1)" "$(dpkg-query -W -f '${Package} ${Version}\n' \
+			binutils liburing-dev libc6-dev busybox-static qemu-system-x86)" "${ACCEL:-}").ktap"
+}
+
 for kernel in ordinary debug; do
 	ktap=$FU_LOGS/test-$FU_BASE_NAME-$kernel.ktap
-	say "selftests on the $kernel kernel ($FU_BASE_NAME)"
-	"$FU_TOP/scripts/vmtest.sh" --brief --kernel $kernel || true
+	before=$(remembered $kernel)
+	if [ -f "$before" ] && [ -z "${FU_AGAIN:-}" ]; then
+		say "selftests on the $kernel kernel ($FU_BASE_NAME): all passed on $(date -u -r "$before" '+%F %R'), with" \
+			"everything as it is now (FU_AGAIN=1 runs them again)"
+		cp "$before" "$ktap"
+	else
+		say "selftests on the $kernel kernel ($FU_BASE_NAME)"
+		"$FU_TOP/scripts/vmtest.sh" --brief --kernel $kernel || true
+		if [ -n "$before" ] && [ -f "$ktap" ] && ! grep -qv '^ok ' "$ktap"; then
+			cp "$ktap" "$before"
+		fi
+	fi
 	if [ ! -f "$ktap" ]; then
 		say "not ok the selftests did not run on the $kernel kernel"
 		failed=$((failed + 1))

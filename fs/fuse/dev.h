@@ -33,9 +33,11 @@ struct fuse_copy_state {
 	unsigned long nr_segs;
 	struct page *pg;
 	void *kaddr;
+	void __user *uaddr;
 	unsigned int len;
 	unsigned int offset;
 	unsigned int move_pages:1;
+	unsigned int faulted:1;
 };
 
 static inline struct fuse_dev *fuse_get_dev(struct file *file)
@@ -62,6 +64,9 @@ ssize_t fuse_dev_take(struct fuse_dev *fud, void *msg, size_t len);
 
 void fuse_copy_init_kaddr(struct fuse_copy_state *cs, int write,
 			  struct fuse_req *req, void *kaddr, unsigned int len);
+void fuse_copy_init_uaddr(struct fuse_copy_state *cs, int write,
+			  struct fuse_req *req, void __user *uaddr,
+			  unsigned int len);
 int fuse_copy_args(struct fuse_copy_state *cs, unsigned int numargs,
 		   unsigned int argpages, struct fuse_arg *args, int zeroing);
 int fuse_copy_out_args(struct fuse_copy_state *cs, struct fuse_args *args,

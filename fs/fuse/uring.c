@@ -22,6 +22,9 @@ MODULE_PARM_DESC(enable_uring,
 
 #define FUSE_URING_DEFAULT_DEPTH	8
 
+/* Smallest payload area of a slot with user buffers, in bytes */
+#define FUSE_URING_MIN_USER_PAYLOAD	8192U
+
 /*
  * Buffers in a queue's pool: one is kept for synchronous requests and one for
  * writeback, and what is shared has room for a request of any size.
@@ -122,26 +125,64 @@ static unsigned int fuse_uring_queue_cpus(struct fuse_uring *uring, u16 qid)
 	return nr;
 }
 
-static struct fuse_uring *fuse_uring_alloc(struct fuse_conn *fc,
-					   const struct fuse_uring_setup *setup,
-					   const struct cpumask *own)
+/* A ring without queues, and without a map */
+static struct fuse_uring *fuse_uring_new(struct fuse_conn *fc,
+					 unsigned int nr_queues)
 {
 	struct fuse_uring *uring;
-	unsigned int qid;
-	int err;
 
-	uring = kvzalloc(struct_size(uring, queues, setup->nr_queues),
+	uring = kvzalloc(struct_size(uring, queues, nr_queues),
 			 GFP_KERNEL_ACCOUNT);
 	if (!uring)
-		return ERR_PTR(-ENOMEM);
+		return NULL;
 
 	refcount_set(&uring->ref, 1);
 	uring->fc = fc;
 	INIT_LIST_HEAD(&uring->held);
 	mutex_init(&uring->watch_mutex);
 	INIT_LIST_HEAD(&uring->watches);
-	uring->nr_queues = setup->nr_queues;
+	uring->nr_queues = nr_queues;
 	fuse_uring_control_init(&uring->control);
+
+	uring->notifier = fuse_uring_notifier_alloc(fc);
+	if (!uring->notifier) {
+		fuse_uring_free(uring);
+		return NULL;
+	}
+
+	return uring;
+}
+
+static int fuse_uring_alloc_queues(struct fuse_uring *uring)
+{
+	unsigned int qid;
+
+	for (qid = 0; qid < uring->nr_queues; qid++) {
+		struct fuse_uring_queue *queue;
+
+		queue = fuse_uring_queue_alloc(uring, qid,
+					       uring->queue_node[qid],
+					       fuse_uring_queue_cpus(uring, qid));
+		if (IS_ERR(queue))
+			return PTR_ERR(queue);
+		uring->queues[qid] = queue;
+	}
+	fuse_uring_sort(uring);
+
+	return 0;
+}
+
+static struct fuse_uring *fuse_uring_alloc(struct fuse_conn *fc,
+					   const struct fuse_uring_setup *setup,
+					   const struct cpumask *own)
+{
+	struct fuse_uring *uring;
+	int err;
+
+	uring = fuse_uring_new(fc, setup->nr_queues);
+	if (!uring)
+		return ERR_PTR(-ENOMEM);
+
 	uring->queue_depth = setup->queue_depth;
 	uring->nr_control = setup->nr_control;
 	uring->max_background = setup->nr_background;
@@ -160,34 +201,42 @@ static struct fuse_uring *fuse_uring_alloc(struct fuse_conn *fc,
 	uring->pool_offset = setup->pool_offset;
 	uring->mmap_size = setup->mmap_size;
 
-	err = -ENOMEM;
-	uring->notifier = fuse_uring_notifier_alloc(fc);
-	if (!uring->notifier)
-		goto err_free;
-
 	err = fuse_uring_map_build(uring, own);
-	if (err)
-		goto err_free;
-
-	for (qid = 0; qid < uring->nr_queues; qid++) {
-		struct fuse_uring_queue *queue;
-
-		queue = fuse_uring_queue_alloc(uring, qid,
-					       uring->queue_node[qid],
-					       fuse_uring_queue_cpus(uring, qid));
-		if (IS_ERR(queue)) {
-			err = PTR_ERR(queue);
-			goto err_free;
-		}
-		uring->queues[qid] = queue;
+	if (!err)
+		err = fuse_uring_alloc_queues(uring);
+	if (err) {
+		fuse_uring_free(uring);
+		return ERR_PTR(err);
 	}
-	fuse_uring_sort(uring);
 
 	return uring;
+}
 
-err_free:
-	fuse_uring_free(uring);
-	return ERR_PTR(err);
+/* A queue for each CPU, and all slots to come */
+static struct fuse_uring *fuse_uring_alloc_user(struct fuse_conn *fc)
+{
+	struct fuse_uring *uring;
+	int err;
+
+	uring = fuse_uring_new(fc, nr_cpu_ids);
+	if (!uring)
+		return ERR_PTR(-ENOMEM);
+
+	uring->user = true;
+	uring->payload_size = max3(FUSE_URING_MIN_USER_PAYLOAD, fc->max_write,
+				   fc->max_pages << PAGE_SHIFT);
+	uring->payload_area = uring->payload_size;
+	uring->small_size = UINT_MAX;
+
+	err = fuse_uring_map_build_user(uring);
+	if (!err)
+		err = fuse_uring_alloc_queues(uring);
+	if (err) {
+		fuse_uring_free(uring);
+		return ERR_PTR(err);
+	}
+
+	return uring;
 }
 
 /* The largest file data that a request of this connection carries, in bytes */
@@ -364,7 +413,10 @@ static int fuse_uring_publish(struct fuse_conn *fc, struct fuse_uring *uring)
 	old = fuse_uring_locked(fc);
 	if (!fc->connected)
 		err = -ENOTCONN;
+	else if (fc->uring_user != uring->user || (old && uring->user))
+		err = -EBUSY;
 	else if (fc->conn_init &&
+		 !uring->user &&
 		 uring->payload_size < fuse_uring_max_payload(fc))
 		err = -EINVAL;
 	else if (old && !fuse_uring_retire(old, uring))
@@ -390,6 +442,43 @@ static int fuse_uring_publish(struct fuse_conn *fc, struct fuse_uring *uring)
 	}
 
 	return err;
+}
+
+/**
+ * fuse_uring_user_make - the ring of a connection with user buffers
+ * @fc: a connection whose server has said FUSE_OVER_IO_URING
+ *
+ * Made when first asked for, and stays for as long as the connection.
+ *
+ * Return: the ring, -EOPNOTSUPP when there is none and enable_uring is off,
+ * -ENOTCONN when the connection has ended, -ENOMEM.
+ */
+struct fuse_uring *fuse_uring_user_make(struct fuse_conn *fc)
+{
+	struct fuse_uring *uring, *new;
+	int err;
+
+	rcu_read_lock();
+	uring = fuse_uring_rcu(fc);
+	rcu_read_unlock();
+	if (uring)
+		return uring;
+	if (!READ_ONCE(enable_uring))
+		return ERR_PTR(-EOPNOTSUPP);
+
+	new = fuse_uring_alloc_user(fc);
+	if (IS_ERR(new))
+		return new;
+
+	err = fuse_uring_publish(fc, new);
+	if (!err)
+		return new;
+
+	fuse_uring_free(new);
+	/* Another task was first */
+	if (err == -EBUSY)
+		return fuse_uring_user_make(fc);
+	return ERR_PTR(err);
 }
 
 static int fuse_uring_copy_struct(void *dst, size_t ksize, size_t min_size,
@@ -458,7 +547,7 @@ static long fuse_uring_ioctl_setup(struct fuse_dev *fud, void __user *argp)
 	fc = fud->fc;
 	if (!READ_ONCE(fc->connected))
 		return -ENOTCONN;
-	if (fuse_uring_in_use(fc))
+	if (READ_ONCE(fc->uring_user) || fuse_uring_in_use(fc))
 		return -EBUSY;
 
 	if (!alloc_cpumask_var(&own, GFP_KERNEL))
@@ -575,6 +664,41 @@ void fuse_uring_count_dev(struct fuse_conn *fc, enum fuse_uring_dev_message msg)
 	if (uring)
 		atomic64_inc(&uring->dev[msg]);
 	rcu_read_unlock();
+}
+
+/**
+ * fuse_uring_offered - whether a connection can have a ring
+ * @fc: the connection
+ */
+bool fuse_uring_offered(struct fuse_conn *fc)
+{
+	const struct fuse_iqueue_ops *ops = READ_ONCE(fc->iq.ops);
+
+	/* Not that of virtiofs */
+	return READ_ONCE(enable_uring) &&
+		(ops == &fuse_dev_fiq_ops || ops == &fuse_uring_fiq_ops);
+}
+
+/**
+ * fuse_uring_expect - the server has said FUSE_OVER_IO_URING
+ * @fc: the connection, which knows all else of the answer to FUSE_INIT
+ *
+ * Means nothing to a connection that has a ring already.
+ *
+ * Return: whether requests have to wait for a slot.
+ */
+bool fuse_uring_expect(struct fuse_conn *fc)
+{
+	bool expect;
+
+	spin_lock(&fc->lock);
+	expect = fc->connected && !fuse_uring_exists(fc);
+	if (expect)
+		/* Pairs with fuse_uring_check_user() */
+		smp_store_release(&fc->uring_user, true);
+	spin_unlock(&fc->lock);
+
+	return expect;
 }
 
 /**

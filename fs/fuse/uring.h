@@ -22,13 +22,15 @@ extern const struct file_operations fuse_uring_stats_ops;
 
 #ifdef CONFIG_FUSE_IO_URING
 
-bool fuse_uring_active(struct fuse_iqueue *fiq);
+bool fuse_uring_takes(struct fuse_iqueue *fiq, struct fuse_req *req);
 void fuse_uring_queue_req(struct fuse_iqueue *fiq, struct fuse_req *req);
 bool fuse_uring_remove_pending(struct fuse_req *req, bool *removed);
 struct fuse_req *fuse_uring_find_interrupted(struct fuse_conn *fc, u64 unique);
 void fuse_uring_abort(struct fuse_conn *fc);
 void fuse_uring_resend(struct fuse_conn *fc);
 void fuse_uring_init_limits(struct fuse_mount *fm);
+bool fuse_uring_offered(struct fuse_conn *fc);
+bool fuse_uring_expect(struct fuse_conn *fc);
 void fuse_uring_count_dev(struct fuse_conn *fc, enum fuse_uring_dev_message msg);
 
 long fuse_uring_ioctl(struct file *file, unsigned int cmd, void __user *argp);
@@ -61,7 +63,8 @@ static inline void fuse_uring_leave(struct fuse_req *req)
 #define fuse_uring_mmap		NULL
 #define fuse_uring_cmd		NULL
 
-static inline bool fuse_uring_active(struct fuse_iqueue *fiq)
+static inline bool fuse_uring_takes(struct fuse_iqueue *fiq,
+				    struct fuse_req *req)
 {
 	return false;
 }
@@ -93,6 +96,16 @@ static inline void fuse_uring_resend(struct fuse_conn *fc)
 
 static inline void fuse_uring_init_limits(struct fuse_mount *fm)
 {
+}
+
+static inline bool fuse_uring_offered(struct fuse_conn *fc)
+{
+	return false;
+}
+
+static inline bool fuse_uring_expect(struct fuse_conn *fc)
+{
+	return false;
 }
 
 static inline void fuse_uring_count_dev(struct fuse_conn *fc,

@@ -75,6 +75,32 @@ static void fuse_uring_deliver(struct fuse_uring_slot *slot)
 }
 
 /*
+ * A request could not be copied in, as memory of the server was not there.  It
+ * waits again, the first of its kind, and can have another slot or be killed
+ * while the server's task does what it takes to have that memory.  So no
+ * request ever depends on how long that takes, or on whether it depends on the
+ * request itself.
+ *
+ * Returns whether another attempt makes sense.  Called with the queue locked.
+ */
+static bool fuse_uring_fault_in(struct fuse_uring_slot *slot,
+				struct fuse_req *req, unsigned int faults)
+	__must_hold(&slot->queue->lock)
+{
+	struct fuse_uring_queue *queue = slot->queue;
+	u32 size = req->uring_in_size;
+	bool ok;
+
+	fuse_uring_unassign(queue, req);
+	fuse_uring_dispatch(queue);
+	spin_unlock(&queue->lock);
+	ok = faults < FUSE_URING_MAX_FAULTS && fuse_uring_user_fault_in(slot, size);
+	spin_lock(&queue->lock);
+
+	return ok;
+}
+
+/*
  * A command of the server has a slot, in state FILL, SENT or COMMIT: give it
  * the request that is assigned to the slot already, or the next one that
  * waits, or park it.  Called with the queue locked, unlocks it.
@@ -88,11 +114,13 @@ static int fuse_uring_feed_request(struct fuse_uring_slot *slot,
 {
 	struct fuse_uring_queue *queue = slot->queue;
 	struct fuse_conn *fc = queue->uring->fc;
+	unsigned int faults = 0;
 	struct fuse_req *req;
 	bool update;
 	int err;
 
 	for (;;) {
+		err = -ECANCELED;
 		if (unlikely(queue->stopped || slot->detached))
 			break;
 
@@ -118,6 +146,11 @@ static int fuse_uring_feed_request(struct fuse_uring_slot *slot,
 		}
 
 		fuse_uring_slot_revoke(slot);
+		if (err == -EFAULT && !queue->stopped) {
+			if (!fuse_uring_fault_in(slot, req, ++faults))
+				break;
+			continue;
+		}
 		WRITE_ONCE(req->uring_queue, NULL);
 		if (queue->stopped)
 			err = -ECONNABORTED;
@@ -128,7 +161,8 @@ static int fuse_uring_feed_request(struct fuse_uring_slot *slot,
 		spin_lock(&queue->lock);
 	}
 
-	err = queue->stopped ? -ENOTCONN : -ECANCELED;
+	if (queue->stopped)
+		err = -ENOTCONN;
 	fuse_uring_slot_to(slot, FUSE_URING_SLOT_IDLE);
 	queue->nr_cmds--;
 	update = fuse_uring_may_have_died(queue);
@@ -199,6 +233,36 @@ void fuse_uring_set_task(struct fuse_uring_slot *slot,
 		WRITE_ONCE(queue->server, FUSE_URING_MANY);
 }
 
+/**
+ * fuse_uring_arm - arm a slot
+ * @cmd: the command that does so, of a task that is being watched
+ * @slot: the slot, which is IDLE and whose queue is locked, and not stopped
+ * @issue_flags: as io_uring gives them
+ *
+ * Unlocks the queue.
+ *
+ * Return: -EIOCBQUEUED.
+ */
+int fuse_uring_arm(struct io_uring_cmd *cmd, struct fuse_uring_slot *slot,
+		   unsigned int issue_flags)
+	__releases(&slot->queue->lock)
+{
+	struct fuse_uring_queue *queue = slot->queue;
+	bool first = !slot->set->nr_registered;
+
+	fuse_uring_slot_to(slot, FUSE_URING_SLOT_FILL);
+	queue->nr_cmds++;
+	fuse_uring_set_task(slot, io_uring_cmd_get_task(cmd));
+	spin_unlock(&queue->lock);
+
+	fuse_uring_prepare(cmd, slot, issue_flags);
+	if (first)
+		fuse_uring_update(queue->uring->fc);
+
+	spin_lock(&queue->lock);
+	return fuse_uring_cmd_done(cmd, fuse_uring_feed(slot, cmd), issue_flags);
+}
+
 /* FUSE_URING_REQ_FETCH: arm a slot */
 static int fuse_uring_fetch(struct io_uring_cmd *cmd,
 			    struct fuse_uring_slot *slot,
@@ -206,7 +270,6 @@ static int fuse_uring_fetch(struct io_uring_cmd *cmd,
 {
 	struct task_struct *task = io_uring_cmd_get_task(cmd);
 	struct fuse_uring_queue *queue = slot->queue;
-	bool first;
 	int err;
 
 	if (slot->is_control || READ_ONCE(queue->server) != task) {
@@ -225,18 +288,8 @@ static int fuse_uring_fetch(struct io_uring_cmd *cmd,
 		spin_unlock(&queue->lock);
 		return err;
 	}
-	first = !slot->set->nr_registered;
-	fuse_uring_slot_to(slot, FUSE_URING_SLOT_FILL);
-	queue->nr_cmds++;
-	fuse_uring_set_task(slot, task);
-	spin_unlock(&queue->lock);
 
-	fuse_uring_prepare(cmd, slot, issue_flags);
-	if (first)
-		fuse_uring_update(queue->uring->fc);
-
-	spin_lock(&queue->lock);
-	return fuse_uring_cmd_done(cmd, fuse_uring_feed(slot, cmd), issue_flags);
+	return fuse_uring_arm(cmd, slot, issue_flags);
 }
 
 /*
@@ -285,36 +338,50 @@ int fuse_uring_commit_error(struct fuse_uring_slot *slot)
 }
 
 /*
- * FUSE_URING_REQ_COMMIT_AND_FETCH: take the reply, and arm the slot again.
- *
- * Called within RCU, which is what keeps the ring until the slot is found to
- * be the server's, and leaves it.
+ * A reply could not be copied, as memory of the server was not there: the slot
+ * is the server's again, unless the connection has ended.
  */
-static int fuse_uring_commit(struct io_uring_cmd *cmd,
-			     struct fuse_uring_slot *slot, u64 commit_id,
-			     unsigned int issue_flags)
-	__releases(RCU)
+static bool fuse_uring_uncommit(struct fuse_uring_slot *slot,
+				struct fuse_req *req)
+{
+	struct fuse_uring_queue *queue = slot->queue;
+	bool stopped;
+
+	spin_lock(&queue->lock);
+	stopped = queue->stopped;
+	if (!stopped) {
+		slot->req = req;
+		slot->since = jiffies;
+		fuse_uring_slot_move(slot, FUSE_URING_SLOT_COMMIT,
+				     FUSE_URING_SLOT_BUSY);
+		queue->nr_cmds--;
+	}
+	spin_unlock(&queue->lock);
+
+	return !stopped;
+}
+
+/*
+ * Take the reply that a slot in the server's hands holds, and arm the slot
+ * again.  Called with the queue locked, unlocks it.
+ *
+ * A reply that is none ends its request with -EIO.  A slot of ours is disarmed
+ * then, and the command told of it; servers with user buffers know no such
+ * thing, and the slot goes on.  With user buffers returns -EFAULT, and has
+ * changed nothing, when the reply's memory has to be brought in first.
+ */
+static __always_inline int
+fuse_uring_take_reply(struct io_uring_cmd *cmd, struct fuse_uring_slot *slot,
+		      const struct fuse_out_header *oh, u32 payload_sz,
+		      unsigned int issue_flags, const bool user)
+	__releases(&slot->queue->lock)
 {
 	struct task_struct *task = io_uring_cmd_get_task(cmd);
 	struct fuse_uring_queue *queue = slot->queue;
 	struct fuse_conn *fc = queue->uring->fc;
-	struct fuse_out_header oh;
 	struct fuse_req *req;
 	bool first, update;
-	u32 payload_sz;
-	int err;
-
-	spin_lock(&queue->lock);
-	rcu_read_unlock();
-	if (unlikely(queue->stopped || slot->state != FUSE_URING_SLOT_BUSY ||
-		     slot->commit_id != commit_id))
-		err = fuse_uring_commit_error(slot);
-	else
-		err = fuse_uring_read_reply(slot, &oh, &payload_sz);
-	if (unlikely(err)) {
-		spin_unlock(&queue->lock);
-		return err;
-	}
+	int err = 0;
 
 	first = !queue->live;
 	fuse_uring_slot_move(slot, FUSE_URING_SLOT_BUSY, FUSE_URING_SLOT_COMMIT);
@@ -324,19 +391,25 @@ static int fuse_uring_commit(struct io_uring_cmd *cmd,
 		fuse_uring_slot_register(slot);
 	req = slot->req;
 	slot->req = NULL;
-	if (req) {
-		clear_bit(FR_SENT, &req->flags);
-		/* Its requester may look longer than there is this ring */
-		WRITE_ONCE(req->uring_queue, NULL);
-	}
 	spin_unlock(&queue->lock);
 
 	if (req) {
-		trace_fuse_uring_commit(req, queue->qid, slot->index);
-		req->out.h = oh;
-		if (!oh.error)
+		req->out.h = *oh;
+		if (!oh->error)
 			err = fuse_uring_copy_out(slot, req, payload_sz);
-		fuse_uring_end(slot, req, unlikely(err) ? -EIO : oh.error);
+		if (user && unlikely(err == -EFAULT) &&
+		    fuse_uring_uncommit(slot, req)) {
+			if (first)
+				fuse_uring_update(fc);
+			return err;
+		}
+		clear_bit(FR_SENT, &req->flags);
+		/* Its requester may look longer than there is this ring */
+		WRITE_ONCE(req->uring_queue, NULL);
+		trace_fuse_uring_commit(req, queue->qid, slot->index);
+		fuse_uring_end(slot, req, unlikely(err) ? -EIO : oh->error);
+		if (user)
+			err = 0;
 	}
 
 	if (likely(!err))
@@ -371,6 +444,61 @@ static int fuse_uring_commit(struct io_uring_cmd *cmd,
 		return -EIOCBQUEUED;
 	}
 	return fuse_uring_cmd_done(cmd, fuse_uring_feed(slot, cmd), issue_flags);
+}
+
+/*
+ * FUSE_URING_REQ_COMMIT_AND_FETCH
+ *
+ * Called within RCU, which is what keeps the ring until the slot is found to
+ * be the server's, and leaves it.
+ */
+static int fuse_uring_commit(struct io_uring_cmd *cmd,
+			     struct fuse_uring_slot *slot, u64 commit_id,
+			     unsigned int issue_flags)
+	__releases(RCU)
+{
+	struct fuse_uring_queue *queue = slot->queue;
+	struct fuse_out_header oh;
+	u32 payload_sz;
+	int err;
+
+	spin_lock(&queue->lock);
+	rcu_read_unlock();
+	if (unlikely(queue->stopped || slot->state != FUSE_URING_SLOT_BUSY ||
+		     slot->commit_id != commit_id))
+		err = fuse_uring_commit_error(slot);
+	else
+		err = fuse_uring_read_reply(slot, &oh, &payload_sz);
+	if (unlikely(err)) {
+		spin_unlock(&queue->lock);
+		return err;
+	}
+
+	return fuse_uring_take_reply(cmd, slot, &oh, payload_sz, issue_flags,
+				     false);
+}
+
+/**
+ * fuse_uring_take_user_reply - take a reply that lies in memory of the server
+ * @cmd: the command that says so
+ * @slot: the slot, BUSY, and its queue locked
+ * @oh: the reply's header, which has been checked
+ * @payload_sz: bytes in the payload area
+ * @issue_flags: as io_uring gives them
+ *
+ * Unlocks the queue.
+ *
+ * Return: -EIOCBQUEUED, or -EFAULT when nothing has changed as the reply has to
+ * be brought in first.
+ */
+int fuse_uring_take_user_reply(struct io_uring_cmd *cmd,
+			       struct fuse_uring_slot *slot,
+			       const struct fuse_out_header *oh,
+			       u32 payload_sz, unsigned int issue_flags)
+	__releases(&slot->queue->lock)
+{
+	return fuse_uring_take_reply(cmd, slot, oh, payload_sz, issue_flags,
+				     true);
 }
 
 /*
@@ -529,12 +657,12 @@ fuse_uring_find_slot(struct fuse_uring *uring,
 
 	if (unlikely(!uring))
 		return ERR_PTR(-EOPNOTSUPP);
-	if (unlikely(ureq->flags || ureq->qid >= uring->nr_queues))
-		return ERR_PTR(-EINVAL);
-	queue = uring->queues[array_index_nospec(ureq->qid, uring->nr_queues)];
+	/* With user buffers there are none */
 	nr_slots = fuse_uring_nr_slots(uring);
-	if (unlikely(ureq->slot >= nr_slots))
-		return ERR_PTR(-EINVAL);
+	if (unlikely(ureq->flags || ureq->qid >= uring->nr_queues ||
+		     ureq->slot >= nr_slots))
+		return ERR_PTR(uring->user ? -EBUSY : -EINVAL);
+	queue = uring->queues[array_index_nospec(ureq->qid, uring->nr_queues)];
 
 	return &queue->slots[array_index_nospec(ureq->slot, nr_slots)];
 }
@@ -584,6 +712,12 @@ static int fuse_uring_watch_current(struct io_uring_cmd *cmd,
 	return err;
 }
 
+/* There is none, or it will be one with user buffers */
+static int fuse_uring_no_ring(struct fuse_conn *fc)
+{
+	return READ_ONCE(fc->uring_user) ? -EBUSY : -EOPNOTSUPP;
+}
+
 /**
  * fuse_uring_cmd - the commands of the ring
  * @cmd: the command.  What it says is in memory that the server can write, and
@@ -614,11 +748,14 @@ int fuse_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
 	if (!fud)
 		return -EOPNOTSUPP;
 
+	if (unlikely(cmd->cmd_op < FUSE_URING_REQ_FETCH))
+		return fuse_uring_user_cmd(cmd, fud, issue_flags);
+
 	fuse_uring_read_cmd(cmd, &ureq);
 	if (unlikely(cmd->cmd_op != FUSE_URING_REQ_COMMIT_AND_FETCH)) {
 		uring = fuse_uring_get(fud->fc);
 		if (!uring)
-			return -EOPNOTSUPP;
+			return fuse_uring_no_ring(fud->fc);
 		ret = fuse_uring_other_cmd(cmd, uring, &ureq, issue_flags);
 		fuse_uring_put(uring);
 		return ret;
@@ -631,7 +768,7 @@ int fuse_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
 	if (unlikely(issue_flags & IO_URING_F_UNLOCKED)) {
 		uring = fuse_uring_get(fud->fc);
 		if (!uring)
-			return -EOPNOTSUPP;
+			return fuse_uring_no_ring(fud->fc);
 	}
 again:
 	rcu_read_lock();
@@ -639,6 +776,8 @@ again:
 	if (IS_ERR(slot)) {
 		rcu_read_unlock();
 		ret = PTR_ERR(slot);
+		if (ret == -EOPNOTSUPP)
+			ret = fuse_uring_no_ring(fud->fc);
 		goto out;
 	}
 	if (unlikely(READ_ONCE(slot->task) != io_uring_cmd_get_task(cmd)) &&

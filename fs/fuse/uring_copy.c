@@ -3,9 +3,10 @@
  * FUSE over io_uring: bytes of a request into a slot, bytes of a reply out
  * of it.
  *
- * Both sides of the copy are kernel addresses: the queue's memory, which the
- * server has mapped, and the arguments and pages of the request.  Whoever
- * calls these owns the slot's memory, see enum fuse_uring_slot_state.
+ * One side of the copy are the arguments and pages of the request.  The other
+ * one is the queue's memory, which the server has mapped, or memory of the
+ * server, see uring_user.c.  Whoever calls these owns the slot's memory, see
+ * enum fuse_uring_slot_state.
  */
 #include "uring_i.h"
 
@@ -119,7 +120,8 @@ void fuse_uring_measure(struct fuse_req *req)
  * Fails, before anything is copied, when the slot's memory has no room for
  * what the request sends, or for what it may receive.
  *
- * Return: 0, or the error to end the request with.
+ * Return: 0, or the error to end the request with.  -EFAULT for memory of the
+ * server that is not there at the moment.
  */
 int fuse_uring_copy_in(struct fuse_uring_slot *slot, struct fuse_req *req)
 {
@@ -133,6 +135,8 @@ int fuse_uring_copy_in(struct fuse_uring_slot *slot, struct fuse_req *req)
 	if (unlikely(req->uring_area > slot->payload_room ||
 		     (skip && op->size > sizeof(hdr->op_in))))
 		return args->opcode == FUSE_SETXATTR ? -E2BIG : -EIO;
+	if (slot->is_user)
+		return fuse_uring_user_copy_in(slot, req, skip);
 
 	memcpy(hdr->in_out, &req->in.h, sizeof(req->in.h));
 	if (skip)
@@ -153,12 +157,16 @@ int fuse_uring_copy_in(struct fuse_uring_slot *slot, struct fuse_req *req)
  * @payload_sz: size of the reply, within the slot's payload area
  *
  * Return: 0, or -EINVAL when the size of the reply is not one that the
- * request can have.
+ * request can have.  -EFAULT for memory of the server that is not there at the
+ * moment.
  */
 int fuse_uring_copy_out(struct fuse_uring_slot *slot, struct fuse_req *req,
 			u32 payload_sz)
 {
 	struct fuse_args *args = req->args;
+
+	if (slot->is_user)
+		return fuse_uring_user_copy_out(slot, req, payload_sz);
 
 	/* Most replies are one structure */
 	if (args->out_numargs == 1 && !args->out_pages &&

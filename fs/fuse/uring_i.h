@@ -12,6 +12,8 @@
  *   uring_control.c  forgets and interrupts, in slots of their own
  *   uring_notify.c  notifications
  *   uring_copy.c   bytes of a request into a slot, bytes of a reply out of it
+ *   uring_user.c   slots in memory of the server, as servers written for
+ *                  Linux 6.14 have them
  *   uring_watch.c  the death of a server's thread
  *   uring_stats.c  statistics file in the control filesystem
  *
@@ -68,6 +70,8 @@
  *  SENT   -> BUSY    the server's task has been told
  *  SENT   -> IDLE    revoked before the server's task has been told
  *  BUSY   -> COMMIT  COMMIT_AND_FETCH
+ *  COMMIT -> BUSY    the reply lies in memory of the server that is not there
+ *                    at the moment
  *  BUSY   -> IDLE    the connection has ended
  *  COMMIT -> READY   the reply has been taken, and nothing waits
  *  COMMIT -> FILL    the reply has been taken, and the next request follows
@@ -120,15 +124,26 @@ struct fuse_uring_slot {
 	/* Immutable */
 	struct fuse_uring_queue *queue;
 	struct fuse_uring_slots *set;
-	struct fuse_uring_req_header *hdr;
 
-	/* Where the request's payload lies; changes with its assignment */
-	void *payload;
+	/*
+	 * Where the headers lie, and the request's payload: in the queue's
+	 * memory, where the latter changes with the slot's assignment, or in
+	 * the server's, from when the slot is armed
+	 */
+	union {
+		struct fuse_uring_req_header *hdr;
+		struct fuse_uring_req_header __user *user_hdr;
+	};
+	union {
+		void *payload;
+		void __user *user_payload;
+	};
 	u32 payload_offset;
 
 	/* Immutable */
 	u16 index;
 	bool is_control;
+	bool is_user;
 
 	/* Under queue->lock */
 	u8 state;
@@ -156,6 +171,8 @@ struct fuse_uring_slot {
 	struct fuse_req *req;
 	u64 commit_id;
 	struct list_head ready;
+	struct list_head of_queue;
+	struct hlist_node by_commit_id;
 
 	/* BUSY: since when, in jiffies, and what it is when there is no req */
 	unsigned long since;
@@ -246,9 +263,15 @@ struct fuse_uring_queue {
 	struct fuse_uring_mem *mem;
 	/* The ordinary ones, then the control slots */
 	struct fuse_uring_slot *slots;
+	struct list_head all_slots;
+	/* User buffers: the slots by their commit_id, and how many there are */
+	struct hlist_head *commits;
+	unsigned int nr_slots;
 	u16 qid;
 	int node;
 	unsigned int nr_cpus;
+	/* Slots that background requests may hold */
+	unsigned int max_background;
 	/* Its node's queues are these of uring->by_node, and which it is */
 	unsigned int first_of_node;
 	unsigned int nr_of_node;
@@ -330,6 +353,9 @@ struct fuse_uring_messages {
  * @queue_depth: ordinary slots per queue
  * @nr_control: control slots per queue
  * @max_background: slots of a queue that background requests may hold
+ * @user: the slots lie in memory of the server.  There are no control slots and
+ *	no pool, the slots come and go with their commands, and @small_size is
+ *	no limit.
  * @payload_size: what the server asked for, in whole pages
  * @payload_area: bytes of room that a request may need, see
  *	FUSE_URING_PAYLOAD_SLACK
@@ -367,6 +393,7 @@ struct fuse_uring {
 	unsigned int queue_depth;
 	unsigned int nr_control;
 	unsigned int max_background;
+	bool user;
 	unsigned int small_size;
 	unsigned int payload_size;
 	unsigned int payload_area;
@@ -408,6 +435,9 @@ static inline unsigned int fuse_uring_nr_slots(const struct fuse_uring *uring)
 	return uring->queue_depth + uring->nr_control;
 }
 
+#define fuse_uring_for_each_slot(slot, queue) \
+	list_for_each_entry(slot, &(queue)->all_slots, of_queue)
+
 /* A slot's headers do not share a cache line with another slot's */
 #define FUSE_URING_HEADER_STRIDE \
 	ALIGN(sizeof(struct fuse_uring_req_header), SMP_CACHE_BYTES)
@@ -416,6 +446,13 @@ static inline unsigned int fuse_uring_nr_slots(const struct fuse_uring *uring)
 #define FUSE_URING_CONTROL_AREA		PAGE_SIZE
 #define FUSE_URING_MAX_FORGETS \
 	(FUSE_URING_CONTROL_AREA / sizeof(struct fuse_forget_one))
+
+/* Lists of a queue with user buffers in which a commit_id is looked up */
+#define FUSE_URING_COMMIT_BITS		6
+#define FUSE_URING_COMMIT_BUCKETS	BIT(FUSE_URING_COMMIT_BITS)
+
+/* How often to have memory of the server brought in that is gone again then */
+#define FUSE_URING_MAX_FAULTS		16
 
 /* Unique ids: bit 0 marks interrupts, bit 63 resent requests */
 #define FUSE_URING_UNIQUE		BIT_ULL(62)
@@ -459,10 +496,18 @@ static inline struct fuse_uring *fuse_uring_locked(struct fuse_conn *fc)
 
 void fuse_uring_slot_drop(struct fuse_uring_slot *slot, int ret);
 bool fuse_uring_pick(struct fuse_uring_slot *slot);
+void fuse_uring_user_assign(struct fuse_uring_slot *slot, struct fuse_req *req);
 bool fuse_uring_pool_take(struct fuse_uring_slot *slot, unsigned int size,
 			  enum fuse_uring_kind kind);
 struct fuse_uring_queue *fuse_uring_other_queue(struct fuse_uring *uring,
 						struct fuse_uring_queue *own);
+
+/* Half of the slots that there are, for background requests */
+static inline void fuse_uring_user_credits(struct fuse_uring_queue *queue)
+{
+	WRITE_ONCE(queue->max_background,
+		   DIV_ROUND_UP(queue->ordinary.nr_registered, 2));
+}
 
 /* A slot counts for its queue being live, or does so no longer */
 static inline void fuse_uring_slot_register(struct fuse_uring_slot *slot)
@@ -472,6 +517,8 @@ static inline void fuse_uring_slot_register(struct fuse_uring_slot *slot)
 	slot->registered = true;
 	if (!slot->set->nr_registered++ && !slot->is_control && !queue->stopped)
 		WRITE_ONCE(queue->live, true);
+	if (queue->uring->user)
+		fuse_uring_user_credits(queue);
 }
 
 static inline void fuse_uring_slot_unregister(struct fuse_uring_slot *slot)
@@ -486,6 +533,8 @@ static inline void fuse_uring_slot_unregister(struct fuse_uring_slot *slot)
 		WRITE_ONCE(queue->live, false);
 		WRITE_ONCE(queue->server, NULL);
 	}
+	if (queue->uring->user)
+		fuse_uring_user_credits(queue);
 }
 
 /*
@@ -519,6 +568,7 @@ fuse_uring_slot_may(enum fuse_uring_slot_state from,
 					   BIT(FUSE_URING_SLOT_IDLE),
 		[FUSE_URING_SLOT_COMMIT] = BIT(FUSE_URING_SLOT_READY) |
 					   BIT(FUSE_URING_SLOT_FILL) |
+					   BIT(FUSE_URING_SLOT_BUSY) |
 					   BIT(FUSE_URING_SLOT_IDLE),
 	};
 
@@ -594,7 +644,21 @@ static inline void fuse_uring_slot_own_area(struct fuse_uring_slot *slot)
 
 static inline bool fuse_uring_has_credit(struct fuse_uring_queue *queue)
 {
-	return READ_ONCE(queue->nr_background) < queue->uring->max_background;
+	return READ_ONCE(queue->nr_background) <
+		READ_ONCE(queue->max_background);
+}
+
+/*
+ * Whether a request goes over the ring.  Its size has been taken.  Slots in
+ * memory of the server are as large as that wants, and what is too large for
+ * them, and what answers a notification, goes over /dev/fuse.
+ */
+static inline bool fuse_uring_carries(const struct fuse_uring *uring,
+				      const struct fuse_req *req)
+{
+	return likely(!uring->user) ||
+		(req->uring_area <= uring->payload_size &&
+		 req->in.h.opcode != FUSE_NOTIFY_REPLY);
 }
 
 /* On which list a request waits.  Its size has been taken. */
@@ -647,6 +711,8 @@ fuse_uring_slot_assign(struct fuse_uring_slot *slot, struct fuse_req *req,
 	slot->req = req;
 	slot->filled = false;
 	slot->commit_id++;
+	if (slot->is_user)
+		fuse_uring_user_assign(slot, req);
 	slot->background = background;
 	if (background)
 		WRITE_ONCE(queue->nr_background, queue->nr_background + 1);
@@ -722,6 +788,7 @@ fuse_uring_ready_slot(struct fuse_uring_slots *set)
 }
 
 /* uring.c */
+struct fuse_uring *fuse_uring_user_make(struct fuse_conn *fc);
 struct fuse_uring *fuse_uring_get(struct fuse_conn *fc);
 void fuse_uring_put(struct fuse_uring *uring);
 
@@ -739,6 +806,7 @@ u64 fuse_uring_pool_used(const struct fuse_uring_queue *queue);
 
 /* uring_map.c */
 int fuse_uring_map_build(struct fuse_uring *uring, const struct cpumask *own);
+int fuse_uring_map_build_user(struct fuse_uring *uring);
 void fuse_uring_map_free(struct fuse_uring *uring);
 unsigned int fuse_uring_map_update(struct fuse_uring *uring);
 bool fuse_uring_map_stale(struct fuse_uring *uring);
@@ -753,6 +821,8 @@ int fuse_uring_deal(const struct fuse_uring_cpu *cpus, unsigned int nr_cpus,
 struct fuse_uring_queue *fuse_uring_queue_alloc(struct fuse_uring *uring,
 						u16 qid, int node,
 						unsigned int nr_cpus);
+struct fuse_uring_slot *fuse_uring_queue_claim(struct fuse_uring_queue *queue,
+					       struct fuse_uring_slot *new);
 void fuse_uring_queue_free(struct fuse_uring_queue *queue);
 void fuse_uring_slot_send(struct fuse_uring_slot *slot);
 struct fuse_req *fuse_uring_slot_revoke(struct fuse_uring_slot *slot);
@@ -763,6 +833,7 @@ bool fuse_uring_retire(struct fuse_uring *uring, struct fuse_uring *by);
 void fuse_uring_dispatch(struct fuse_uring_queue *queue);
 void fuse_uring_update(struct fuse_conn *fc);
 void fuse_uring_requeue(struct fuse_req *req);
+void fuse_uring_unassign(struct fuse_uring_queue *queue, struct fuse_req *req);
 void fuse_uring_queue_withdraw(struct fuse_uring_queue *queue,
 			       struct task_struct *task);
 int fuse_uring_queue_detach(struct fuse_uring_queue *queue);
@@ -773,6 +844,14 @@ void fuse_uring_sent_work(struct io_uring_cmd *cmd, unsigned int issue_flags);
 int fuse_uring_cmd_done(struct io_uring_cmd *cmd, int ret,
 			unsigned int issue_flags);
 int fuse_uring_commit_error(struct fuse_uring_slot *slot);
+int fuse_uring_arm(struct io_uring_cmd *cmd, struct fuse_uring_slot *slot,
+		   unsigned int issue_flags)
+	__releases(&slot->queue->lock);
+int fuse_uring_take_user_reply(struct io_uring_cmd *cmd,
+			       struct fuse_uring_slot *slot,
+			       const struct fuse_out_header *oh,
+			       u32 payload_sz, unsigned int issue_flags)
+	__releases(&slot->queue->lock);
 void fuse_uring_prepare(struct io_uring_cmd *cmd, struct fuse_uring_slot *slot,
 			unsigned int issue_flags);
 void fuse_uring_set_task(struct fuse_uring_slot *slot,
@@ -811,6 +890,16 @@ void fuse_uring_notify_cancel(struct io_uring_cmd *cmd,
 int fuse_uring_watch(struct fuse_uring *uring, struct task_struct *task);
 void fuse_uring_watch_reap(struct fuse_uring *uring);
 void fuse_uring_watch_free_all(struct fuse_uring *uring);
+
+/* uring_user.c */
+int fuse_uring_user_cmd(struct io_uring_cmd *cmd, struct fuse_dev *fud,
+			unsigned int issue_flags);
+int fuse_uring_user_copy_in(struct fuse_uring_slot *slot, struct fuse_req *req,
+			    unsigned int skip);
+int fuse_uring_user_copy_out(struct fuse_uring_slot *slot, struct fuse_req *req,
+			     u32 payload_sz);
+void fuse_uring_expect_no_more(struct fuse_conn *fc);
+bool fuse_uring_user_fault_in(struct fuse_uring_slot *slot, u32 payload_sz);
 
 /* uring_copy.c */
 void fuse_uring_measure(struct fuse_req *req);

@@ -92,6 +92,23 @@ static void fuse_uring_map_nodes(struct fuse_uring *uring,
 	}
 }
 
+static int fuse_uring_map_alloc(struct fuse_uring *uring)
+{
+	uring->cpu_home = kvcalloc(nr_cpu_ids, sizeof(u16), GFP_KERNEL_ACCOUNT);
+	uring->cpu_map = kvcalloc(nr_cpu_ids, sizeof(u16), GFP_KERNEL_ACCOUNT);
+	uring->queue_node = kvcalloc(uring->nr_queues, sizeof(int),
+				     GFP_KERNEL_ACCOUNT);
+	uring->by_node = kvcalloc(uring->nr_queues, sizeof(u16),
+				  GFP_KERNEL_ACCOUNT);
+	uring->scratch = kvcalloc(uring->nr_queues, 2 * sizeof(u16),
+				  GFP_KERNEL_ACCOUNT);
+	if (!uring->cpu_home || !uring->cpu_map || !uring->queue_node ||
+	    !uring->by_node || !uring->scratch)
+		return -ENOMEM;
+
+	return 0;
+}
+
 /**
  * fuse_uring_map_build - give each possible CPU its home queue
  * @uring: a ring with its number of queues, 1 to the number of possible CPUs
@@ -107,17 +124,9 @@ int fuse_uring_map_build(struct fuse_uring *uring, const struct cpumask *own)
 	unsigned int cpu;
 	int err;
 
-	uring->cpu_home = kvcalloc(nr_cpu_ids, sizeof(u16), GFP_KERNEL_ACCOUNT);
-	uring->cpu_map = kvcalloc(nr_cpu_ids, sizeof(u16), GFP_KERNEL_ACCOUNT);
-	uring->queue_node = kvcalloc(uring->nr_queues, sizeof(int),
-				     GFP_KERNEL_ACCOUNT);
-	uring->by_node = kvcalloc(uring->nr_queues, sizeof(u16),
-				  GFP_KERNEL_ACCOUNT);
-	uring->scratch = kvcalloc(uring->nr_queues, 2 * sizeof(u16),
-				  GFP_KERNEL_ACCOUNT);
-	if (!uring->cpu_home || !uring->cpu_map || !uring->queue_node ||
-	    !uring->by_node || !uring->scratch)
-		return -ENOMEM;
+	err = fuse_uring_map_alloc(uring);
+	if (err)
+		return err;
 
 	cpus = kvcalloc(nr_cpu_ids, sizeof(*cpus), GFP_KERNEL);
 	if (!cpus)
@@ -134,6 +143,34 @@ int fuse_uring_map_build(struct fuse_uring *uring, const struct cpumask *own)
 
 	for_each_possible_cpu(cpu)
 		uring->cpu_map[cpu] = uring->cpu_home[cpu];
+
+	return 0;
+}
+
+/**
+ * fuse_uring_map_build_user - give each possible CPU the queue of its number
+ * @uring: a ring with a queue for each number that a CPU can have
+ *
+ * Servers with user buffers name queues by CPU.
+ *
+ * Return: 0 or -ENOMEM.
+ */
+int fuse_uring_map_build_user(struct fuse_uring *uring)
+{
+	unsigned int cpu;
+	int err;
+
+	err = fuse_uring_map_alloc(uring);
+	if (err)
+		return err;
+
+	for (cpu = 0; cpu < uring->nr_queues; cpu++)
+		uring->queue_node[cpu] = NUMA_NO_NODE;
+	for_each_possible_cpu(cpu) {
+		uring->queue_node[cpu] = cpu_to_node(cpu);
+		uring->cpu_home[cpu] = cpu;
+		uring->cpu_map[cpu] = cpu;
+	}
 
 	return 0;
 }

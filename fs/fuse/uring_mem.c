@@ -186,8 +186,9 @@ static int fuse_uring_map_queue(struct fuse_uring *uring,
  * The mapping keeps the memory, but not @file: closing the last descriptor
  * ends the connection, mapped or not.
  *
- * Return: 0, -ENODEV when there is no ring, -EINVAL when the range is not that
- * of a queue or the mapping not shared, -EPERM when it is executable, -ENOMEM.
+ * Return: 0, -ENODEV when there is no ring or one with user buffers, -EINVAL when
+ * the range is not that of a queue or the mapping not shared, -EPERM when it is
+ * executable, -ENOMEM.
  */
 int fuse_uring_mmap(struct file *file, struct vm_area_struct *vma)
 {
@@ -199,7 +200,7 @@ int fuse_uring_mmap(struct file *file, struct vm_area_struct *vma)
 	if (!uring)
 		return -ENODEV;
 
-	err = fuse_uring_map_queue(uring, vma);
+	err = uring->user ? -ENODEV : fuse_uring_map_queue(uring, vma);
 	fuse_uring_put(uring);
 
 	return err;

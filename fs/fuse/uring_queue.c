@@ -113,11 +113,17 @@ void fuse_uring_slot_drop(struct fuse_uring_slot *slot, int ret)
 /**
  * fuse_uring_slot_send - leave it to the server's task to copy in
  * @slot: the slot, which is READY and whose queue is locked
+ *
+ * A server that waits for several completions at a time may be left to it for
+ * a background request, but not while somebody waits.
  */
 void fuse_uring_slot_send(struct fuse_uring_slot *slot)
 {
 	fuse_uring_slot_move(slot, FUSE_URING_SLOT_READY, FUSE_URING_SLOT_SENT);
-	io_uring_cmd_do_in_task_lazy(slot->cmd, fuse_uring_sent_work);
+	if (slot->background)
+		io_uring_cmd_do_in_task_lazy(slot->cmd, fuse_uring_sent_work);
+	else
+		io_uring_cmd_complete_in_task(slot->cmd, fuse_uring_sent_work);
 }
 
 /**
@@ -227,6 +233,19 @@ static void fuse_uring_wait(struct fuse_uring_queue *queue,
 	trace_fuse_uring_queue(req, queue->qid, -1);
 }
 
+/**
+ * fuse_uring_unassign - a request waits again, the first one of its kind
+ * @queue: its queue, locked
+ * @req: the request, which has just lost its slot
+ */
+void fuse_uring_unassign(struct fuse_uring_queue *queue, struct fuse_req *req)
+{
+	set_bit(FR_PENDING, &req->flags);
+	list_add(&req->list,
+		 &queue->pending[fuse_uring_kind(queue->uring, req)]);
+	queue->nr_pending++;
+}
+
 /*
  * The slot for a request that comes to the queue, or NULL when it has to wait:
  * for a slot, or behind others of its kind, which wait for what it needs too.
@@ -253,7 +272,10 @@ fuse_uring_get_slot(struct fuse_uring_queue *queue, struct fuse_req *req,
 	return NULL;
 }
 
-/* Queue a request, unless the queue it was routed to is not live any more */
+/*
+ * Queue a request, unless it does not go over the ring, or the queue it was
+ * routed to is not live any more
+ */
 static bool fuse_uring_try_queue_req(struct fuse_conn *fc, struct fuse_req *req)
 {
 	struct fuse_uring_queue *queue, *home;
@@ -265,6 +287,10 @@ static bool fuse_uring_try_queue_req(struct fuse_conn *fc, struct fuse_req *req)
 
 	rcu_read_lock();
 	home = fuse_uring_route(fuse_uring_rcu(fc));
+	if (unlikely(!fuse_uring_carries(home->uring, req))) {
+		rcu_read_unlock();
+		return false;
+	}
 	kind = fuse_uring_kind(home->uring, req);
 	background = kind >= FUSE_URING_BACKGROUND;
 	queue = background ? fuse_uring_spill(home, req->uring_area) : home;
@@ -291,7 +317,8 @@ static bool fuse_uring_try_queue_req(struct fuse_conn *fc, struct fuse_req *req)
 		return true;
 	}
 
-	if (background) {
+	/* Memory of the server can be reached by the server only */
+	if (background || slot->is_user) {
 		fuse_uring_slot_send(slot);
 		spin_unlock(&queue->lock);
 	} else {
@@ -304,13 +331,18 @@ static bool fuse_uring_try_queue_req(struct fuse_conn *fc, struct fuse_req *req)
 	return true;
 }
 
-/* Whether new requests go to a ring.  Called under fiq->lock. */
-bool fuse_uring_active(struct fuse_iqueue *fiq)
+/* Whether a request is to go to the ring.  Called under fiq->lock. */
+bool fuse_uring_takes(struct fuse_iqueue *fiq, struct fuse_req *req)
 {
 	struct fuse_conn *fc = container_of(fiq, struct fuse_conn, iq);
 	struct fuse_uring *uring = fuse_uring_locked(fc);
 
-	return uring && uring->active;
+	if (!uring || !uring->active)
+		return false;
+	if (uring->user)
+		fuse_uring_measure(req);
+
+	return fuse_uring_carries(uring, req);
 }
 
 /**
@@ -318,9 +350,9 @@ bool fuse_uring_active(struct fuse_iqueue *fiq)
  * @fiq: input queue of a connection that has a ring
  * @req: the request
  *
- * It goes to /dev/fuse when the ring has no live queue.  That is checked again
- * under the lock of the /dev/fuse list, and whether a queue is live under its
- * own.  When neither takes the request, the map is behind.
+ * It goes to /dev/fuse when the ring has no live queue, or not such requests.
+ * That is checked again under the lock of the /dev/fuse list, and whether a
+ * queue is live under its own.  When neither takes the request, the map is behind.
  */
 void fuse_uring_queue_req(struct fuse_iqueue *fiq, struct fuse_req *req)
 {
@@ -382,6 +414,8 @@ static void fuse_uring_take_over(struct fuse_uring *uring)
 
 	list_for_each_entry_safe(req, next, &fiq->pending, list) {
 		fuse_uring_measure(req);
+		if (!fuse_uring_carries(uring, req))
+			continue;
 		queue = fuse_uring_route(uring);
 		spin_lock(&queue->lock);
 		list_del(&req->list);
@@ -397,9 +431,9 @@ static void fuse_uring_pending_send(struct fuse_uring *uring)
 {
 	struct fuse_iqueue *fiq = &uring->fc->iq;
 
-	if (uring->active) {
+	if (uring->active)
 		fuse_uring_take_over(uring);
-	} else if (!list_empty(&fiq->pending)) {
+	if (!list_empty(&fiq->pending)) {
 		wake_up(&fiq->waitq);
 		kill_fasync(&fiq->fasync, SIGIO, POLL_IN);
 	}
@@ -519,8 +553,9 @@ bool fuse_uring_remove_pending(struct fuse_req *req, bool *removed)
 struct fuse_req *fuse_uring_find_interrupted(struct fuse_conn *fc, u64 unique)
 {
 	struct fuse_req *req = NULL;
+	struct fuse_uring_slot *slot;
 	struct fuse_uring *uring;
-	unsigned int qid, i;
+	unsigned int qid;
 
 	if (!(unique & FUSE_INT_REQ_BIT))
 		return NULL;
@@ -532,9 +567,7 @@ struct fuse_req *fuse_uring_find_interrupted(struct fuse_conn *fc, u64 unique)
 		struct fuse_uring_queue *queue = uring->queues[qid];
 
 		spin_lock(&queue->lock);
-		for (i = 0; !req && i < uring->queue_depth; i++) {
-			struct fuse_uring_slot *slot = &queue->slots[i];
-
+		fuse_uring_for_each_slot(slot, queue) {
 			if (slot->state == FUSE_URING_SLOT_BUSY && slot->req &&
 			    slot->req->in.h.unique == unique)
 				req = slot->req;
@@ -623,14 +656,12 @@ static void fuse_uring_withdraw(struct fuse_uring_queue *queue,
 				struct task_struct *task)
 {
 	bool update, control = false;
+	struct fuse_uring_slot *slot;
 	struct fuse_req *req, *next;
 	LIST_HEAD(again);
-	unsigned int i;
 
 	spin_lock(&queue->lock);
-	for (i = 0; i < fuse_uring_nr_slots(queue->uring); i++) {
-		struct fuse_uring_slot *slot = &queue->slots[i];
-
+	fuse_uring_for_each_slot(slot, queue) {
 		if (queue->stopped || (task && slot->task != task))
 			continue;
 		control |= slot->is_control;
@@ -691,6 +722,7 @@ int fuse_uring_queue_detach(struct fuse_uring_queue *queue)
 static void fuse_uring_queue_stop(struct fuse_uring_queue *queue,
 				  struct list_head *to_end)
 {
+	struct fuse_uring_slot *slot;
 	struct fuse_req *req;
 	unsigned int i;
 
@@ -705,9 +737,7 @@ static void fuse_uring_queue_stop(struct fuse_uring_queue *queue,
 	}
 	queue->nr_pending = 0;
 
-	for (i = 0; i < fuse_uring_nr_slots(queue->uring); i++) {
-		struct fuse_uring_slot *slot = &queue->slots[i];
-
+	fuse_uring_for_each_slot(slot, queue) {
 		switch (slot->state) {
 		case FUSE_URING_SLOT_READY:
 			fuse_uring_slot_drop(slot, -ENOTCONN);
@@ -782,13 +812,11 @@ void fuse_uring_abort(struct fuse_conn *fc)
 static void fuse_uring_take_orphans(struct fuse_uring_queue *queue,
 				    struct list_head *orphans)
 {
+	struct fuse_uring_slot *slot;
 	struct fuse_req *req;
-	unsigned int i;
 
 	spin_lock(&queue->lock);
-	for (i = 0; i < fuse_uring_nr_slots(queue->uring); i++) {
-		struct fuse_uring_slot *slot = &queue->slots[i];
-
+	fuse_uring_for_each_slot(slot, queue) {
 		if (!fuse_uring_slot_is_orphan(slot))
 			continue;
 		req = fuse_uring_slot_revoke(slot);
@@ -811,6 +839,9 @@ static void fuse_uring_take_orphans(struct fuse_uring_queue *queue,
  * Sends again what a server had in its hands when it died, and what waits for
  * /dev/fuse when there is a queue that takes it.  What a task has that lives
  * will be answered by that.
+ *
+ * A server whose FUSE_IO_URING_CMD_REGISTERs never come here, as io_uring
+ * refuses them, has no other way to say that nothing needs to wait for these.
  */
 void fuse_uring_resend(struct fuse_conn *fc)
 {
@@ -820,6 +851,7 @@ void fuse_uring_resend(struct fuse_conn *fc)
 	LIST_HEAD(again);
 	unsigned int qid;
 
+	fuse_uring_expect_no_more(fc);
 	if (!uring)
 		return;
 
@@ -857,17 +889,14 @@ void fuse_uring_resend(struct fuse_conn *fc)
  */
 static bool fuse_uring_queue_retire(struct fuse_uring_queue *queue)
 {
-	unsigned int i;
+	struct fuse_uring_slot *slot;
 	bool unused;
 
 	spin_lock(&queue->lock);
 	unused = !queue->nr_cmds && !queue->stopped && !queue->nr_pending;
-	for (i = 0; unused && i < fuse_uring_nr_slots(queue->uring); i++) {
-		struct fuse_uring_slot *slot = &queue->slots[i];
-
-		unused = slot->state == FUSE_URING_SLOT_IDLE ||
+	fuse_uring_for_each_slot(slot, queue)
+		unused &= slot->state == FUSE_URING_SLOT_IDLE ||
 			fuse_uring_slot_is_orphan(slot);
-	}
 	if (unused)
 		queue->stopped = true;
 	spin_unlock(&queue->lock);
@@ -921,6 +950,68 @@ bool fuse_uring_retire(struct fuse_uring *uring, struct fuse_uring *by)
 	return true;
 }
 
+static void fuse_uring_slot_init(struct fuse_uring_queue *queue,
+				 struct fuse_uring_slot *slot, u16 index)
+{
+	slot->queue = queue;
+	slot->index = index;
+	slot->is_user = queue->uring->user;
+	slot->set = slot->is_control ? &queue->control : &queue->ordinary;
+	list_add_tail(&slot->of_queue, &queue->all_slots);
+}
+
+/* One of the slots that are not in use.  The queue is locked. */
+static struct fuse_uring_slot *
+fuse_uring_idle_slot(struct fuse_uring_queue *queue)
+{
+	struct fuse_uring_slot *slot;
+
+	if (queue->ordinary.nr_registered == queue->nr_slots)
+		return NULL;
+
+	fuse_uring_for_each_slot(slot, queue)
+		if (slot->state == FUSE_URING_SLOT_IDLE)
+			return slot;
+
+	return NULL;
+}
+
+/**
+ * fuse_uring_queue_claim - find a slot for memory of the server
+ * @queue: a queue of a ring with user buffers, locked
+ * @new: a slot from kzalloc() for when all others are in use, freed when it is
+ *	not needed
+ *
+ * Return: a slot that is IDLE, NULL when FUSE_URING_MAX_QUEUE_DEPTH are in use.
+ */
+struct fuse_uring_slot *fuse_uring_queue_claim(struct fuse_uring_queue *queue,
+					       struct fuse_uring_slot *new)
+{
+	struct fuse_uring_slot *slot = fuse_uring_idle_slot(queue);
+
+	lockdep_assert_held(&queue->lock);
+
+	if (!slot && queue->nr_slots < FUSE_URING_MAX_QUEUE_DEPTH) {
+		fuse_uring_slot_init(queue, new, queue->nr_slots++);
+		return new;
+	}
+	kfree(new);
+
+	return slot;
+}
+
+static void fuse_uring_queue_free_slots(struct fuse_uring_queue *queue)
+{
+	struct fuse_uring_slot *slot, *next;
+
+	if (queue->slots) {
+		kvfree(queue->slots);
+		return;
+	}
+	list_for_each_entry_safe(slot, next, &queue->all_slots, of_queue)
+		kfree(slot);
+}
+
 /**
  * fuse_uring_queue_alloc - allocate a queue, its memory and its slots
  * @uring: the ring
@@ -947,11 +1038,23 @@ struct fuse_uring_queue *fuse_uring_queue_alloc(struct fuse_uring *uring,
 	queue->node = node;
 	queue->nr_cpus = nr_cpus;
 	spin_lock_init(&queue->lock);
+	INIT_LIST_HEAD(&queue->all_slots);
 	INIT_LIST_HEAD(&queue->ordinary.ready);
 	INIT_LIST_HEAD(&queue->control.ready);
 	for (i = 0; i < FUSE_URING_NR_KINDS; i++)
 		INIT_LIST_HEAD(&queue->pending[i]);
 	queue->next_seq = 1;
+	queue->max_background = uring->max_background;
+
+	if (uring->user) {
+		queue->commits = kcalloc_node(FUSE_URING_COMMIT_BUCKETS,
+					      sizeof(*queue->commits),
+					      GFP_KERNEL_ACCOUNT, node);
+		if (queue->commits)
+			return queue;
+		err = -ENOMEM;
+		goto err_free;
+	}
 
 	queue->slots = kvcalloc_node(fuse_uring_nr_slots(uring),
 				     sizeof(*queue->slots),
@@ -974,12 +1077,9 @@ struct fuse_uring_queue *fuse_uring_queue_alloc(struct fuse_uring *uring,
 	for (i = 0; i < fuse_uring_nr_slots(uring); i++) {
 		struct fuse_uring_slot *slot = &queue->slots[i];
 
-		slot->queue = queue;
-		slot->index = i;
 		slot->hdr = queue->mem->addr + i * FUSE_URING_HEADER_STRIDE;
 		slot->is_control = i >= uring->queue_depth;
-		slot->set = slot->is_control ? &queue->control :
-					       &queue->ordinary;
+		fuse_uring_slot_init(queue, slot, i);
 		fuse_uring_slot_own_area(slot);
 	}
 
@@ -999,7 +1099,9 @@ void fuse_uring_queue_free(struct fuse_uring_queue *queue)
 	WARN_ON_ONCE(queue->ordinary.nr_registered ||
 		     queue->control.nr_registered);
 	fuse_uring_pool_destroy(queue);
-	fuse_uring_mem_put(queue->mem);
-	kvfree(queue->slots);
+	if (queue->mem)
+		fuse_uring_mem_put(queue->mem);
+	fuse_uring_queue_free_slots(queue);
+	kfree(queue->commits);
 	kfree(queue);
 }

@@ -18,10 +18,11 @@ struct fuse_uring_sums {
 static void fuse_uring_show_queue(struct seq_file *m,
 				  struct fuse_uring_queue *queue)
 {
-	unsigned int i, parked, busy = 0, background, waiting;
+	unsigned int parked, busy = 0, background, waiting;
 	unsigned int control_parked, control_busy = 0;
 	struct fuse_uring_queue_stats stats;
 	unsigned int pool_requests = 0;
+	struct fuse_uring_slot *slot;
 	u64 pool_used;
 	bool live;
 
@@ -29,14 +30,14 @@ static void fuse_uring_show_queue(struct seq_file *m,
 	live = queue->live;
 	parked = queue->ordinary.nr_ready;
 	control_parked = queue->control.nr_ready;
-	for (i = 0; i < fuse_uring_nr_slots(queue->uring); i++) {
-		if (queue->slots[i].state == FUSE_URING_SLOT_IDLE)
+	fuse_uring_for_each_slot(slot, queue) {
+		if (slot->state == FUSE_URING_SLOT_IDLE)
 			continue;
-		if (queue->slots[i].is_control)
+		if (slot->is_control)
 			control_busy++;
 		else
 			busy++;
-		pool_requests += queue->slots[i].lot != FUSE_URING_LOT_OWN;
+		pool_requests += slot->lot != FUSE_URING_LOT_OWN;
 	}
 	busy -= parked;
 	control_busy -= control_parked;
@@ -51,8 +52,10 @@ static void fuse_uring_show_queue(struct seq_file *m,
 		   background, waiting,
 		   stats.synchronous + stats.background + stats.noreply,
 		   stats.synchronous, stats.background, stats.noreply,
-		   stats.waits, stats.spills, queue->mem->nr_pages,
-		   queue->mem->nr_foreign, control_parked, control_busy,
+		   stats.waits, stats.spills,
+		   queue->mem ? queue->mem->nr_pages : 0,
+		   queue->mem ? queue->mem->nr_foreign : 0,
+		   control_parked, control_busy,
 		   pool_requests, pool_used, stats.pool_waits);
 }
 
@@ -60,16 +63,14 @@ static void fuse_uring_show_queue(struct seq_file *m,
 static void fuse_uring_show_slots(struct seq_file *m,
 				  struct fuse_uring_queue *queue)
 {
-	unsigned int i;
+	struct fuse_uring_slot *slot;
 
 	spin_lock(&queue->lock);
-	for (i = 0; i < fuse_uring_nr_slots(queue->uring); i++) {
-		struct fuse_uring_slot *slot = &queue->slots[i];
-
+	fuse_uring_for_each_slot(slot, queue) {
 		if (slot->state != FUSE_URING_SLOT_BUSY)
 			continue;
 		seq_printf(m, "slot %u %u opcode %u unique %llu age_ms %u\n",
-			   queue->qid, i,
+			   queue->qid, slot->index,
 			   slot->req ? slot->req->in.h.opcode : slot->opcode,
 			   slot->req ? slot->req->in.h.unique : slot->unique,
 			   jiffies_to_msecs(jiffies - slot->since));
@@ -114,11 +115,12 @@ static int fuse_uring_stats_show(struct seq_file *m, void *v)
 
 	seq_printf(m, "queues %u\n", uring->nr_queues);
 	seq_printf(m, "queues_live %u\n", sums.live);
+	seq_printf(m, "user_buffers %u\n", uring->user);
 	seq_printf(m, "queue_depth %u\n", uring->queue_depth);
 	seq_printf(m, "queue_background %u\n", uring->max_background);
 	seq_printf(m, "control_depth %u\n", uring->nr_control);
 	seq_printf(m, "payload_size %u\n", uring->payload_size);
-	seq_printf(m, "small_size %u\n", uring->small_size);
+	seq_printf(m, "small_size %u\n", uring->user ? 0 : uring->small_size);
 	seq_printf(m, "pool_size %llu\n", uring->nr_chunks ?
 		   uring->mmap_size - uring->pool_offset : 0);
 	seq_printf(m, "requests_ring %llu\n", sums.stats.synchronous +

@@ -1508,7 +1508,7 @@ TEST_F_TIMEOUT(routing_load, cpus_come_and_go, TEST_TIMEOUT)
 		sleep_ms(test_random(&self->seed) % 20);
 	}
 	load_join(_metadata, self);
-	EXPECT_LT(1, rounds);
+	EXPECT_LT(0, rounds);
 	online_restore();
 	/* And with all of them there again. */
 	load_start(_metadata, self, variant->passthrough, 100);
