@@ -8,7 +8,7 @@
 packages=(
 	# to build the kernel and the tests
 	build-essential bc bison flex libelf-dev libssl-dev cpio rsync xz-utils ccache git python3 perl patch
-	liburing-dev libcap-dev
+	liburing-dev libcap-dev gcc-multilib
 	# the virtual machine
 	qemu-system-x86 busybox-static tcc
 	# lint, and the other base

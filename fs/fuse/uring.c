@@ -450,8 +450,7 @@ static int fuse_uring_publish(struct fuse_conn *fc, struct fuse_uring *uring)
  *
  * Made when first asked for, and stays for as long as the connection.
  *
- * Return: the ring, -EOPNOTSUPP when there is none and enable_uring is off,
- * -ENOTCONN when the connection has ended, -ENOMEM.
+ * Return: the ring, -ENOTCONN when the connection has ended, -ENOMEM.
  */
 struct fuse_uring *fuse_uring_user_make(struct fuse_conn *fc)
 {
@@ -463,8 +462,6 @@ struct fuse_uring *fuse_uring_user_make(struct fuse_conn *fc)
 	rcu_read_unlock();
 	if (uring)
 		return uring;
-	if (!READ_ONCE(enable_uring))
-		return ERR_PTR(-EOPNOTSUPP);
 
 	new = fuse_uring_alloc_user(fc);
 	if (IS_ERR(new))

@@ -748,7 +748,8 @@ int fuse_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
 	if (!fud)
 		return -EOPNOTSUPP;
 
-	if (unlikely(cmd->cmd_op < FUSE_URING_REQ_FETCH))
+	if (unlikely(cmd->cmd_op == FUSE_IO_URING_CMD_REGISTER ||
+		     cmd->cmd_op == FUSE_IO_URING_CMD_COMMIT_AND_FETCH))
 		return fuse_uring_user_cmd(cmd, fud, issue_flags);
 
 	fuse_uring_read_cmd(cmd, &ureq);

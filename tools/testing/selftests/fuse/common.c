@@ -72,7 +72,7 @@ static bool ring_exists(int fd)
 
 const char *test_prepare(enum test_transport transport)
 {
-	bool ring = transport == TRANSPORT_RING;
+	bool ring = transport_rings(transport);
 	struct statfs fs;
 	int fd;
 

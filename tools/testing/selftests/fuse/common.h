@@ -19,8 +19,15 @@
 /* How a filesystem's requests travel: the variants of the fixtures. */
 enum test_transport {
 	TRANSPORT_DEV,
-	TRANSPORT_RING,
+	TRANSPORT_RING,		/* managed ring */
+	TRANSPORT_USER,		/* ring with user buffers */
 };
+
+/* Whether requests come in slots. */
+static inline bool transport_rings(enum test_transport transport)
+{
+	return transport != TRANSPORT_DEV;
+}
 
 /* Everything is waited for at most this long, also on an emulated debug kernel. */
 #define TEST_WAIT_MS	20000

@@ -276,6 +276,10 @@ FIXTURE_VARIANT_ADD(control, ring_control_defer) {
 	.uring_flags = DEFER,
 };
 
+FIXTURE_VARIANT_ADD(control, user) {
+	.transport = TRANSPORT_USER,
+};
+
 static void nothing(int sig)
 {
 }
@@ -301,8 +305,8 @@ FIXTURE_SETUP(control)
 
 FIXTURE_TEARDOWN(control)
 {
-	if (variant->transport == TRANSPORT_RING) {
-		EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
+	if (transport_rings(variant->transport)) {
+		EXPECT_TRUE(puppet_all_by_ring(&self->p));
 		/* All one way, or all the other. */
 		EXPECT_EQ(0, ring_stat(self->p.conn, variant->control ?
 				       "forgets_dev" : "forgets_ring"));
@@ -349,7 +353,7 @@ TEST_F_TIMEOUT(control, some_files, TEST_TIMEOUT)
 		EXPECT_EQ(PUPPET_TIMEOUT, drain(&self->p, QUIET_MS));
 		EXPECT_TRUE(ledger_balanced());
 	}
-	if (variant->transport == TRANSPORT_RING) {
+	if (transport_rings(variant->transport)) {
 		EXPECT_EQ(ledger.messages,
 			  ring_stat(self->p.conn, variant->control ?
 				    "forgets_ring" : "forgets_dev"));

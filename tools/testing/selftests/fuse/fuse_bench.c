@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <limits.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -368,7 +369,7 @@ int main(int argc, char **argv)
 			nr_threads = parse("--threads", optarg, 1, MAX_THREADS);
 			break;
 		case 'n':
-			nr_ops = parse("--ops", optarg, 1, 1UL << 40);
+			nr_ops = parse("--ops", optarg, 1, LONG_MAX);
 			break;
 		case 's':
 			seconds = parse("--seconds", optarg, 1, 86400);

@@ -9,6 +9,7 @@
 #include <err.h>
 #include <errno.h>
 #include <getopt.h>
+#include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -194,7 +195,7 @@ int main(int argc, char **argv)
 			break;
 		case 'P':
 			setup.pool_size = parse("--pool-size", optarg, 1,
-						1UL << 32);
+						LONG_MAX);
 			break;
 		case 'f':
 			full_size = true;

@@ -21,7 +21,10 @@ static const char help[] =
 "  --fs=passthrough:DIR    the tree below DIR\n"
 "  --fs=null[:SIZE]        a file \"null\" of SIZE bytes that do not matter, to\n"
 "                          measure the rest with (default 1G)\n"
-"  --transport=ring|dev    managed ring (default) or read and write\n"
+"  --transport=ring        managed ring (default)\n"
+"  --transport=user        ring with buffers of the server, as Linux has it\n"
+"                          from 6.14 on; /dev/fuse if there is none\n"
+"  --transport=dev         read and write\n"
 "  -f, --foreground        stay; otherwise leave when the mount is ready\n"
 "  -o OPT[,OPT...]         mount options: ro, suid, dev, noexec, noatime,\n"
 "                          sync, dirsync and what FUSE knows (allow_other,\n"
@@ -50,6 +53,9 @@ static const char help[] =
 "  --no-control            read FORGET and INTERRUPT from /dev/fuse\n"
 "  --threads-per-queue=N   threads that share a queue (default 1)\n"
 "  --no-bind               let threads run on other CPUs than their queue's\n"
+"With --transport=user, queues are for the first N CPUs, or all (which mainline\n"
+"waits for), their depth is 8 when not given, and --background, --small, --pool,\n"
+"--control and --no-control do nothing.\n"
 "\n"
 "/dev/fuse:\n"
 "  --threads=N             number of threads (default: number of CPUs)\n"
@@ -151,11 +157,18 @@ static struct server_fs *make_fs(const char *text, bool restart)
 	return fs;
 }
 
+static enum server_transport parse_transport(const char *text)
+{
+	unsigned int i;
+
+	for (i = 0; i < SERVER_TRANSPORTS; i++)
+		if (!strcmp(text, server_transport_name(i)))
+			return i;
+	errx(1, "--transport: '%s' is none of ring, user and dev", text);
+}
+
 static void write_stats(struct server *srv)
 {
-	static const char * const names[] = {
-		[SERVER_DEV] = "dev", [SERVER_RING] = "ring",
-	};
 	FILE *f = fopen(stats_file, "we");
 	__u64 sum, count;
 	__u32 op;
@@ -165,17 +178,18 @@ static void write_stats(struct server *srv)
 		perror(stats_file);
 		return;
 	}
-	for (by = SERVER_DEV; by <= SERVER_RING; by++) {
+	for (by = 0; by < SERVER_TRANSPORTS; by++) {
 		sum = 0;
 		for (op = 0; op < PROTO_NR_OPS; op++) {
 			count = server_count(srv, by, op);
 			sum += count;
 			if (count)
-				fprintf(f, "%s %s %llu\n", names[by],
+				fprintf(f, "%s %s %llu\n",
+					server_transport_name(by),
 					proto_op_name(op),
 					(unsigned long long)count);
 		}
-		fprintf(f, "%s total %llu\n", names[by],
+		fprintf(f, "%s total %llu\n", server_transport_name(by),
 			(unsigned long long)sum);
 	}
 	if (fclose(f))
@@ -221,6 +235,7 @@ int main(int argc, char **argv)
 {
 	struct server_opts opts = {
 		.transport = SERVER_RING,
+		.fall_back = true,
 		.mount_flags = MS_NOSUID | MS_NODEV,
 		.entry_valid_ms = 1000,
 		.attr_valid_ms = 1000,
@@ -237,11 +252,7 @@ int main(int argc, char **argv)
 			fs = optarg;
 			break;
 		case OPT_TRANSPORT:
-			if (strcmp(optarg, "dev") && strcmp(optarg, "ring"))
-				errx(1, "--transport: '%s' is neither ring nor dev",
-				     optarg);
-			opts.transport = strcmp(optarg, "dev") ? SERVER_RING :
-								 SERVER_DEV;
+			opts.transport = parse_transport(optarg);
 			break;
 		case 'f':
 			foreground = true;

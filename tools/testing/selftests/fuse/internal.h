@@ -43,7 +43,7 @@ struct server {
 	struct ring *ring;		/* transport_ring.c, or NULL */
 	struct side_ring *side;		/* side_ring.c, with a ring only */
 	__u32 payload_max;		/* largest READ or WRITE */
-	bool has_readers;		/* the ring has been detached before */
+	bool has_readers;		/* of /dev/fuse, for everything */
 
 	/* Set by FUSE_INIT, which comes before everything else */
 	struct fuse_init_in init_in;
@@ -58,6 +58,11 @@ struct server {
 	unsigned int nr_live;		/* threads that still run */
 	int ended_fd;			/* eventfd: nr_live is 0 again */
 	atomic_bool stopping;		/* threads shall leave */
+	atomic_bool over;		/* the connection has ended */
+
+	/* transport_user.c: threads that have not registered their slots yet */
+	unsigned int nr_starting;
+	int refused;			/* why not all slots could be */
 
 	/* Requests without a handler, and interrupts that came too early */
 	pthread_mutex_t defer_lock;
@@ -102,17 +107,29 @@ struct fuse_out_header *server_notify_msg(int code, const void *payload,
 /* transport_dev.c */
 int dev_setup(struct server *srv);
 /* The thread that takes from /dev/fuse what a ring cannot carry */
+int dev_add_reader(struct server *srv);
 int dev_start_reader(struct server *srv);
-/* The threads that take everything from there while the ring is detached */
+/* The threads that take everything from there while no ring does */
 int dev_start_readers(struct server *srv);
+
+/* uring_thread.c */
+/* Somebody has found that the connection has ended */
+void uring_over(struct server *srv);
+
+/* transport_user.c */
+int user_setup(struct server *srv);
+/* FUSE_INIT has been answered: registers the slots, or falls back */
+int user_start(struct server *srv);
 
 /* transport_ring.c */
 int ring_setup(struct server *srv);
 void ring_free(struct server *srv);
-/* Who reads /dev/fuse has found that the connection has ended */
-void ring_over(struct server *srv);
 const struct fuse_uring_setup *ring_granted(struct server *srv);
+/* FORGET and INTERRUPT come over /dev/fuse still */
+bool ring_needs_reader(struct server *srv);
 bool ring_notifies(struct server *srv);
+/* Returns what write(2) of the message would */
+int ring_notify(struct server *srv, const struct fuse_out_header *msg);
 /* Takes msg, from malloc() */
 int ring_notify_start(struct server_req *req, struct fuse_out_header *msg,
 		      __u64 tag);

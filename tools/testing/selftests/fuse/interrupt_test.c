@@ -62,6 +62,15 @@ FIXTURE_VARIANT_ADD(interrupt, ring_control_defer) {
 	.control = 2,
 };
 
+FIXTURE_VARIANT_ADD(interrupt, user) {
+	.transport = TRANSPORT_USER,
+};
+
+FIXTURE_VARIANT_ADD(interrupt, user_defer) {
+	.transport = TRANSPORT_USER,
+	.uring_flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
+};
+
 static void nothing(int sig)
 {
 }
@@ -98,15 +107,15 @@ FIXTURE_SETUP(interrupt)
 	/* One is with the server. */
 	ASSERT_EQ(0, requester_start(&self->r, request_stat, FILE2));
 	ASSERT_EQ(0, puppet_hold(&self->p, &self->held, FUSE_GETATTR, 1));
-	EXPECT_EQ(variant->transport == TRANSPORT_RING,
+	EXPECT_EQ(transport_rings(variant->transport),
 		  self->held.req[0]->ring);
 }
 
 FIXTURE_TEARDOWN(interrupt)
 {
-	if (variant->transport == TRANSPORT_RING) {
+	if (transport_rings(variant->transport)) {
 		if (!self->to_dev)
-			EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
+			EXPECT_TRUE(puppet_all_by_ring(&self->p));
 		EXPECT_EQ(0, ring_stat(self->p.conn, variant->control ?
 				       "interrupts_dev" : "interrupts_ring"));
 	}
@@ -529,7 +538,7 @@ TEST_F_TIMEOUT(interrupt, races_resend, 3 * TEST_TIMEOUT)
 
 	ASSERT_EQ(0, puppet_release(&self->p, &self->held));
 	EXPECT_EQ(0, puppet_serve(&self->p, &self->r));
-	if (variant->transport == TRANSPORT_RING) {
+	if (transport_rings(variant->transport)) {
 		/* From now on threads come and go with the ordinary slot. */
 		self->to_dev = true;
 		puppet_close_uring(&self->p);

@@ -18,7 +18,7 @@
 
 #include "../kselftest_harness.h"
 #include "common.h"
-#include "server.h"
+#include "transports.h"
 #include "util.h"
 
 #define BACK		(TEST_DIR "/back")
@@ -192,6 +192,15 @@ FIXTURE_VARIANT_ADD(keep, ring_no_control) {
 	.no_control = true,
 };
 
+FIXTURE_VARIANT_ADD(keep, user) {
+	.transport = TRANSPORT_USER,
+};
+
+FIXTURE_VARIANT_ADD(keep, user_writeback) {
+	.transport = TRANSPORT_USER,
+	.writeback = true,
+};
+
 FIXTURE_SETUP(keep)
 {
 	const char *why = test_prepare(variant->transport);
@@ -208,7 +217,7 @@ FIXTURE_SETUP(keep)
 	self->opts = (struct server_opts){
 		.mountpoint = TEST_MNT,
 		.fs = self->fs,
-		.transport = SERVER_RING,
+		.transport = transport_server(variant->transport),
 		.keep = self->keep,
 		.no_control = variant->no_control,
 		.init_set = variant->writeback ? FUSE_WRITEBACK_CACHE : 0,
@@ -283,12 +292,13 @@ TEST_F_TIMEOUT(keep, killed_under_load, 2 * TEST_TIMEOUT)
 	TH_LOG("%u kills, %u rounds", kills, rounds_of(self->sh));
 
 	/* Else there is a thread that reads /dev/fuse, also before it is armed. */
-	if (!variant->no_control) {
+	if (!variant->no_control && variant->transport == TRANSPORT_RING) {
 		EXPECT_EQ(0, ring_stat(conn, "requests_dev"));
 		EXPECT_EQ(0, ring_stat(conn, "forgets_dev"));
 		EXPECT_EQ(0, ring_stat(conn, "interrupts_dev"));
 		EXPECT_EQ(0, ring_stat(conn, "notifications_dev"));
 	}
+	EXPECT_LT(0, ring_stat(conn, "requests_ring"));
 	EXPECT_EQ(0, ring_stat(conn, "requests_held"));
 
 	ASSERT_EQ(0, kill(holder, SIGTERM));

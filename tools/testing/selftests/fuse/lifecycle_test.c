@@ -33,6 +33,7 @@ enum stage {
 	STAGE_DEAF,		/* does not enter the kernel: requests lie in */
 				/* slots that it has not been told of */
 	STAGE_SERVING,		/* busy */
+	STAGE_PROMISED,		/* a ring with user buffers, which is to come */
 };
 
 struct life {
@@ -85,6 +86,16 @@ static int daemon_life(struct puppet *p, const struct life *life)
 		ret = puppet_mount(p);
 	if (ret || life->stage == STAGE_MOUNTED)
 		return ret;
+	if (life->transport == TRANSPORT_USER) {
+		ret = puppet_setup(p);
+		if (!ret)
+			ret = life->stage == STAGE_IN_INIT ?
+			      puppet_until(p, &req, FUSE_INIT) : puppet_init(p);
+		if (ret || life->stage == STAGE_IN_INIT ||
+		    life->stage == STAGE_PROMISED)
+			return ret;
+		return puppet_ring(p);
+	}
 	if (life->transport == TRANSPORT_RING) {
 		ret = puppet_setup(p);
 		if (ret || life->stage == STAGE_SETUP)
@@ -268,6 +279,55 @@ FIXTURE_VARIANT_ADD(end, ring_defer_serving) {
 
 FIXTURE_VARIANT_ADD(end, ring_sqpoll_serving) {
 	.life.transport = TRANSPORT_RING,
+	.life.stage = STAGE_SERVING,
+	.life.uring_flags = IORING_SETUP_SQPOLL,
+};
+
+FIXTURE_VARIANT_ADD(end, user_in_init) {
+	.life.transport = TRANSPORT_USER,
+	.life.stage = STAGE_IN_INIT,
+};
+
+FIXTURE_VARIANT_ADD(end, user_promised) {
+	.life.transport = TRANSPORT_USER,
+	.life.stage = STAGE_PROMISED,
+};
+
+FIXTURE_VARIANT_ADD(end, user_idle) {
+	.life.transport = TRANSPORT_USER,
+	.life.stage = STAGE_IDLE,
+};
+
+FIXTURE_VARIANT_ADD(end, user_holding) {
+	.life.transport = TRANSPORT_USER,
+	.life.stage = STAGE_HOLDING,
+};
+
+FIXTURE_VARIANT_ADD(end, user_serving) {
+	.life.transport = TRANSPORT_USER,
+	.life.stage = STAGE_SERVING,
+};
+
+FIXTURE_VARIANT_ADD(end, user_defer_holding) {
+	.life.transport = TRANSPORT_USER,
+	.life.stage = STAGE_HOLDING,
+	.life.uring_flags = DEFER,
+};
+
+FIXTURE_VARIANT_ADD(end, user_defer_deaf) {
+	.life.transport = TRANSPORT_USER,
+	.life.stage = STAGE_DEAF,
+	.life.uring_flags = DEFER,
+};
+
+FIXTURE_VARIANT_ADD(end, user_defer_serving) {
+	.life.transport = TRANSPORT_USER,
+	.life.stage = STAGE_SERVING,
+	.life.uring_flags = DEFER,
+};
+
+FIXTURE_VARIANT_ADD(end, user_sqpoll_serving) {
+	.life.transport = TRANSPORT_USER,
 	.life.stage = STAGE_SERVING,
 	.life.uring_flags = IORING_SETUP_SQPOLL,
 };
@@ -486,6 +546,17 @@ FIXTURE_VARIANT_ADD(freeze, ring_sqpoll) {
 	.life.uring_flags = IORING_SETUP_SQPOLL,
 };
 
+FIXTURE_VARIANT_ADD(freeze, user) {
+	.life.transport = TRANSPORT_USER,
+	.life.stage = STAGE_SERVING,
+};
+
+FIXTURE_VARIANT_ADD(freeze, user_defer) {
+	.life.transport = TRANSPORT_USER,
+	.life.stage = STAGE_SERVING,
+	.life.uring_flags = DEFER,
+};
+
 FIXTURE_SETUP(freeze)
 {
 	const char *why = test_prepare(variant->life.transport);
@@ -587,22 +658,33 @@ FIXTURE(parts)
 
 FIXTURE_VARIANT(parts)
 {
+	enum test_transport transport;
 	unsigned int uring_flags;
 };
 
 FIXTURE_VARIANT_ADD(parts, ring) {
-	.uring_flags = 0,
+	.transport = TRANSPORT_RING,
 };
 
 FIXTURE_VARIANT_ADD(parts, ring_defer) {
+	.transport = TRANSPORT_RING,
+	.uring_flags = DEFER,
+};
+
+FIXTURE_VARIANT_ADD(parts, user) {
+	.transport = TRANSPORT_USER,
+};
+
+FIXTURE_VARIANT_ADD(parts, user_defer) {
+	.transport = TRANSPORT_USER,
 	.uring_flags = DEFER,
 };
 
 FIXTURE_SETUP(parts)
 {
-	const char *why = test_prepare(TRANSPORT_RING);
+	const char *why = test_prepare(variant->transport);
 	struct puppet_options opt = {
-		.transport = TRANSPORT_RING,
+		.transport = variant->transport,
 		.uring_flags = variant->uring_flags,
 		.nr_queues = 1,
 		.depth = 1,
@@ -635,7 +717,7 @@ TEST_F(parts, another_io_uring_goes_on)
 	ASSERT_EQ(0, puppet_release_all(&self->p, &self->held));
 	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[0]));
 	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[1]));
-	EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
+	EXPECT_TRUE(puppet_all_by_ring(&self->p));
 }
 
 TEST_F(parts, io_uring_first)
@@ -683,16 +765,19 @@ TEST_F(parts, mapping_first)
 /* With the last armed slot, what waits goes to /dev/fuse. */
 TEST_F(parts, last_slot_goes)
 {
+	long before;
+
 	ASSERT_EQ(0, puppet_release_all(&self->p, &self->held));
 	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[0]));
 	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[1]));
-	EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
+	EXPECT_TRUE(puppet_all_by_ring(&self->p));
 	puppet_close_uring(&self->p);
 	EXPECT_TRUE(ring_queues_stat_becomes(self->p.conn, "live", 0));
 
+	before = ring_stat(self->p.conn, "requests_dev");
 	ASSERT_EQ(0, requester_start(&self->r[0], request_stat, FILE2));
 	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[0]));
-	EXPECT_LT(0, ring_stat(self->p.conn, "requests_dev"));
+	EXPECT_LT(before, ring_stat(self->p.conn, "requests_dev"));
 }
 
 /* And comes back with the first slot that is armed, if it still waits. */
@@ -713,7 +798,7 @@ TEST_F(parts, first_slot_comes)
 	ASSERT_EQ(0, puppet_arm(&self->p));
 	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[0]));
 	EXPECT_LT(before, ring_stat(self->p.conn, "requests_ring"));
-	EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
+	EXPECT_TRUE(puppet_all_by_ring(&self->p));
 }
 
 /* The connection is as long as its last descriptor. */
@@ -730,7 +815,7 @@ TEST_F(parts, clone_goes_on)
 	ASSERT_EQ(0, puppet_release_all(&self->p, &self->held));
 	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[0]));
 	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[1]));
-	EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
+	EXPECT_TRUE(puppet_all_by_ring(&self->p));
 
 	puppet_close_uring(&self->p);
 	puppet_close_dev(&self->p);
@@ -739,15 +824,43 @@ TEST_F(parts, clone_goes_on)
 	EXPECT_TRUE(ret == ENOTCONN || ret == ECONNABORTED) TH_LOG("%d", ret);
 }
 
+FIXTURE(inherited)
+{
+};
+
+FIXTURE_VARIANT(inherited)
+{
+	enum test_transport transport;
+};
+
+FIXTURE_VARIANT_ADD(inherited, ring) {
+	.transport = TRANSPORT_RING,
+};
+
+FIXTURE_VARIANT_ADD(inherited, user) {
+	.transport = TRANSPORT_USER,
+};
+
+FIXTURE_SETUP(inherited)
+{
+	const char *why = test_prepare(variant->transport);
+
+	if (why)
+		SKIP(return, "%s", why);
+}
+
+FIXTURE_TEARDOWN(inherited)
+{
+}
+
 /*
  * A child that has inherited all descriptors keeps the connection, but not
  * the slots, when its parent dies.
  */
-TEST(inherited_descriptors)
+TEST_F(inherited, descriptors)
 {
-	const char *why = test_prepare(TRANSPORT_RING);
 	struct puppet_options opt = {
-		.transport = TRANSPORT_RING,
+		.transport = variant->transport,
 		.nr_queues = 1,
 		.depth = 2,
 	};
@@ -755,8 +868,6 @@ TEST(inherited_descriptors)
 	int fds[2], conn;
 	pid_t pid, pids[2];
 
-	if (why)
-		SKIP(return, "%s", why);
 	ASSERT_EQ(0, pipe(fds));
 	pid = fork();
 	ASSERT_LE(0, pid);
@@ -802,22 +913,34 @@ FIXTURE(threads)
 
 FIXTURE_VARIANT(threads)
 {
+	enum test_transport transport;
 	unsigned int uring_flags;
 };
 
 FIXTURE_VARIANT_ADD(threads, ring) {
-	.uring_flags = 0,
+	.transport = TRANSPORT_RING,
 };
 
 FIXTURE_VARIANT_ADD(threads, ring_defer) {
+	.transport = TRANSPORT_RING,
+	.uring_flags = DEFER,
+};
+
+FIXTURE_VARIANT_ADD(threads, user) {
+	.transport = TRANSPORT_USER,
+};
+
+FIXTURE_VARIANT_ADD(threads, user_defer) {
+	.transport = TRANSPORT_USER,
 	.uring_flags = DEFER,
 };
 
 FIXTURE_SETUP(threads)
 {
-	const char *why = test_prepare(TRANSPORT_RING);
+	const char *why = test_prepare(variant->transport);
+	bool init_first = variant->transport == TRANSPORT_USER;
 	struct puppet_options opt = {
-		.transport = TRANSPORT_RING,
+		.transport = variant->transport,
 		.uring_flags = variant->uring_flags,
 		.nr_queues = 2,
 		.depth = 2,
@@ -831,10 +954,13 @@ FIXTURE_SETUP(threads)
 	ASSERT_EQ(0, puppet_open(&self->p, &opt));
 	ASSERT_EQ(0, puppet_mount(&self->p));
 	ASSERT_EQ(0, puppet_setup(&self->p));
+	if (init_first)
+		ASSERT_EQ(0, puppet_init(&self->p));
 	ASSERT_EQ(0, puppet_map(&self->p));
 	ASSERT_EQ(0, puppet_uring(&self->p));
 	ASSERT_EQ(0, puppet_arm_queue(&self->p, 0));
-	ASSERT_EQ(0, puppet_init(&self->p));
+	if (!init_first)
+		ASSERT_EQ(0, puppet_init(&self->p));
 	ASSERT_EQ(0, requester_start(&r, request_stat, FILE2));
 	ASSERT_EQ(0, puppet_serve(&self->p, &r));
 }
@@ -901,7 +1027,7 @@ TEST_F(threads, one_ends)
 	ASSERT_EQ(0, puppet_requester_at(&self->p, 1, &r, request_stat, FILE2));
 	EXPECT_EQ(0, puppet_serve(&self->p, &r));
 	EXPECT_LT(before, ring_queue_stat(self->p.conn, 0, "requests"));
-	EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
+	EXPECT_TRUE(puppet_all_by_ring(&self->p));
 	puppet_close_uring(&t.p);
 }
 
@@ -922,7 +1048,7 @@ TEST_F(threads, one_ends_with_a_request)
 	EXPECT_FALSE(requester_ended(&r, NULL, 0));
 	ASSERT_EQ(0, puppet_answer(&self->p, &t.req));
 	EXPECT_EQ(0, puppet_serve(&self->p, &r));
-	EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
+	EXPECT_TRUE(puppet_all_by_ring(&self->p));
 	puppet_close_uring(&t.p);
 }
 
@@ -956,7 +1082,7 @@ TEST_F(threads, io_uring_of_one_ends)
 	EXPECT_TRUE(ring_queues_stat_becomes(self->p.conn, "live", 1));
 	ASSERT_EQ(0, puppet_requester_at(&self->p, 1, &r, request_stat, FILE2));
 	EXPECT_EQ(0, puppet_serve(&self->p, &r));
-	EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
+	EXPECT_TRUE(puppet_all_by_ring(&self->p));
 }
 
 /*
@@ -974,7 +1100,7 @@ TEST_F(threads, server_as_requester)
 		EXPECT_EQ(0, request_stat(FILE2));
 	__atomic_store_n(&t.end, true, __ATOMIC_RELAXED);
 	pthread_join(t.thread, NULL);
-	EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
+	EXPECT_TRUE(puppet_all_by_ring(&self->p));
 	puppet_close_uring(&t.p);
 }
 

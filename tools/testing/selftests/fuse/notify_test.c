@@ -302,6 +302,10 @@ FIXTURE_VARIANT_ADD(notify, ring_defer) {
 	.uring_flags = DEFER,
 };
 
+FIXTURE_VARIANT_ADD(notify, user) {
+	.transport = TRANSPORT_USER,
+};
+
 FIXTURE_SETUP(notify)
 {
 	const char *why = test_prepare(variant->transport);
@@ -323,6 +327,10 @@ FIXTURE_TEARDOWN(notify)
 		EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
 		EXPECT_EQ(0, ring_stat(self->p.conn, "notifications_dev"));
 		EXPECT_LT(0, ring_stat(self->p.conn, "notifications_ring"));
+	}
+	if (variant->transport == TRANSPORT_USER) {
+		EXPECT_EQ(0, ring_stat(self->p.conn, "notifications_ring"));
+		EXPECT_LT(0, ring_stat(self->p.conn, "notifications_dev"));
 	}
 	puppet_stop(&self->p);
 }

@@ -24,7 +24,7 @@
 #include "../kselftest_harness.h"
 #include "common.h"
 #include "fs_mem.h"
-#include "server.h"
+#include "transports.h"
 
 /*
  * What becomes of an opcode.  The compiler refuses this switch when the header
@@ -33,6 +33,7 @@
 enum opcode_kind {
 	OP_TESTED,		/* all_are_sent sees it */
 	OP_TESTED_CONTROL,	/* the same, in control slots or over /dev/fuse */
+	OP_TESTED_MANAGED,	/* the same, over /dev/fuse with user buffers */
 	OP_FUSEBLK,		/* sent for block devices only */
 	OP_VIRTIOFS,		/* sent by virtiofs only */
 	OP_CUSE,		/* see cuse_test.c */
@@ -67,7 +68,6 @@ static enum opcode_kind opcode_kind(enum fuse_opcode opcode)
 	case FUSE_LISTXATTR:
 	case FUSE_REMOVEXATTR:
 	case FUSE_FLUSH:
-	case FUSE_INIT:
 	case FUSE_OPENDIR:
 	case FUSE_READDIR:
 	case FUSE_RELEASEDIR:
@@ -79,7 +79,6 @@ static enum opcode_kind opcode_kind(enum fuse_opcode opcode)
 	case FUSE_CREATE:
 	case FUSE_IOCTL:
 	case FUSE_POLL:
-	case FUSE_NOTIFY_REPLY:
 	case FUSE_FALLOCATE:
 	case FUSE_READDIRPLUS:
 	case FUSE_RENAME2:
@@ -92,6 +91,9 @@ static enum opcode_kind opcode_kind(enum fuse_opcode opcode)
 	case FUSE_BATCH_FORGET:
 	case FUSE_INTERRUPT:
 		return OP_TESTED_CONTROL;
+	case FUSE_INIT:
+	case FUSE_NOTIFY_REPLY:
+		return OP_TESTED_MANAGED;
 	case FUSE_BMAP:
 	case FUSE_DESTROY:
 		return OP_FUSEBLK;
@@ -114,7 +116,7 @@ static enum opcode_kind opcode_kind(enum fuse_opcode opcode)
 
 /* What the server's process tells the test's. */
 struct seen {
-	unsigned int count[2][NR_OPCODES];	/* by transport */
+	unsigned int count[SERVER_TRANSPORTS][NR_OPCODES];
 	unsigned int largest[NR_OPCODES];	/* READ and WRITE */
 	__u64 nodeid;			/* of the last WRITE */
 	unsigned int retrieved;			/* bytes in NOTIFY_REPLY */
@@ -127,7 +129,7 @@ FIXTURE(opcode)
 	int conn;
 	pid_t pid;
 	unsigned int max_write;
-	bool ring;
+	enum server_transport by;
 	bool control;		/* the ring has control slots */
 };
 
@@ -159,6 +161,17 @@ FIXTURE_VARIANT_ADD(opcode, ring_no_control) {
 	.no_control = true,
 };
 
+FIXTURE_VARIANT_ADD(opcode, user) {
+	.transport = TRANSPORT_USER,
+};
+
+/* Of one queue for all CPUs, too. */
+FIXTURE_VARIANT_ADD(opcode, user_two_slots) {
+	.transport = TRANSPORT_USER,
+	.queues = 1,
+	.depth = 2,
+};
+
 struct order {
 	int code;
 	size_t len;
@@ -175,14 +188,13 @@ static bool look(struct server_req *req, void *arg)
 
 	if (opcode >= NR_OPCODES)
 		return false;
-	__atomic_add_fetch(&seen->count[req->hdr ? TRANSPORT_RING :
-						   TRANSPORT_DEV][opcode],
-			   1, __ATOMIC_SEQ_CST);
+	__atomic_add_fetch(&seen->count[server_req_by(req)][opcode], 1,
+			   __ATOMIC_SEQ_CST);
 	switch (opcode) {
 	case FUSE_FORGET:
 		/* Slow, so that the next ones come together for once. */
-		if (!seen->count[TRANSPORT_DEV][FUSE_BATCH_FORGET] &&
-		    !seen->count[TRANSPORT_RING][FUSE_BATCH_FORGET])
+		if (!seen->count[SERVER_DEV][FUSE_BATCH_FORGET] &&
+		    !seen->count[SERVER_RING][FUSE_BATCH_FORGET])
 			sleep_ms(20);
 		break;
 	case FUSE_READ:
@@ -233,8 +245,8 @@ FIXTURE_SETUP(opcode)
 
 	if (why)
 		SKIP(return, "%s", why);
-	self->ring = variant->transport == TRANSPORT_RING;
-	self->control = self->ring && !variant->no_control;
+	self->by = transport_server(variant->transport);
+	self->control = self->by == SERVER_RING && !variant->no_control;
 	self->seen = mmap(NULL, sizeof(*self->seen), PROT_READ | PROT_WRITE,
 			  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(MAP_FAILED, (void *)self->seen);
@@ -245,7 +257,7 @@ FIXTURE_SETUP(opcode)
 		struct server_opts opts = {
 			.mountpoint = TEST_MNT,
 			.fs = fs_mem_new(),
-			.transport = self->ring ? SERVER_RING : SERVER_DEV,
+			.transport = self->by,
 			.hook = look,
 			.hook_arg = self->seen,
 			.nr_queues = variant->queues,
@@ -268,17 +280,41 @@ FIXTURE_SETUP(opcode)
 	umask(0);
 }
 
+/* How requests of this opcode are to come. */
+static enum server_transport way(struct _test_data_opcode *self,
+				 unsigned int opcode)
+{
+	switch (opcode_kind(opcode)) {
+	case OP_TESTED_CONTROL:
+		return self->control ? SERVER_RING : SERVER_DEV;
+	case OP_TESTED_MANAGED:
+		return self->by == SERVER_RING ? SERVER_RING : SERVER_DEV;
+	default:
+		return self->by;
+	}
+}
+
+static unsigned int sent(struct _test_data_opcode *self, unsigned int opcode)
+{
+	return __atomic_load_n(&self->seen->count[way(self, opcode)][opcode],
+			       __ATOMIC_SEQ_CST);
+}
+
 FIXTURE_TEARDOWN(opcode)
 {
 	struct requester r = { .pid = self->pid };
 	int status = -1;
 
 	/* The kernel's own figures agree. */
-	if (self->ring) {
+	if (self->by == SERVER_RING) {
 		EXPECT_EQ(0, ring_stat(self->conn, "requests_dev"));
-		EXPECT_LT(0, ring_stat(self->conn, "requests_ring"));
 		EXPECT_EQ(0, ring_stat(self->conn, "notifications_dev"));
 	}
+	if (self->by == SERVER_USER)
+		EXPECT_GE(sent(self, FUSE_INIT) + sent(self, FUSE_NOTIFY_REPLY),
+			  ring_stat(self->conn, "requests_dev"));
+	if (self->by != SERVER_DEV)
+		EXPECT_LT(0, ring_stat(self->conn, "requests_ring"));
 	if (self->control) {
 		EXPECT_EQ(0, ring_stat(self->conn, "forgets_dev"));
 		EXPECT_EQ(0, ring_stat(self->conn, "interrupts_dev"));
@@ -287,16 +323,6 @@ FIXTURE_TEARDOWN(opcode)
 	EXPECT_EQ(r.pid, waitpid(r.pid, &status, 0));
 	EXPECT_EQ(0, status);
 	munmap(self->seen, sizeof(*self->seen));
-}
-
-static unsigned int sent(struct _test_data_opcode *self, unsigned int opcode)
-{
-	unsigned int by = self->control ||
-			  (self->ring && opcode_kind(opcode) == OP_TESTED) ?
-			  TRANSPORT_RING : TRANSPORT_DEV;
-
-	return __atomic_load_n(&self->seen->count[by][opcode],
-			       __ATOMIC_SEQ_CST);
 }
 
 /* For what nobody waits for. */
@@ -944,24 +970,21 @@ TEST_F_TIMEOUT(opcode, all_are_sent, 2 * TEST_TIMEOUT)
 	do_forget(_metadata, self);
 
 	for (opcode = 0; opcode < NR_OPCODES; opcode++) {
-		unsigned int dev = self->seen->count[TRANSPORT_DEV][opcode];
-		unsigned int ring = self->seen->count[TRANSPORT_RING][opcode];
+		unsigned int by, all = 0;
 
+		for (by = 0; by < SERVER_TRANSPORTS; by++)
+			all += self->seen->count[by][opcode];
 		switch (opcode_kind(opcode)) {
 		case OP_TESTED:
-			EXPECT_LT(0, self->ring ? ring : dev)
-				TH_LOG("opcode %u was not sent", opcode);
-			EXPECT_EQ(0, self->ring ? dev : ring)
-				TH_LOG("opcode %u went astray", opcode);
-			break;
 		case OP_TESTED_CONTROL:
-			EXPECT_LT(0, self->control ? ring : dev)
+		case OP_TESTED_MANAGED:
+			EXPECT_LT(0, all)
 				TH_LOG("opcode %u was not sent", opcode);
-			EXPECT_EQ(0, self->control ? dev : ring)
+			EXPECT_EQ(all, sent(self, opcode))
 				TH_LOG("opcode %u went astray", opcode);
 			break;
 		default:
-			EXPECT_EQ(0, dev + ring)
+			EXPECT_EQ(0, all)
 				TH_LOG("opcode %u was sent", opcode);
 			break;
 		}

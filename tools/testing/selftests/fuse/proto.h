@@ -13,8 +13,19 @@
 #include <linux/fuse.h>
 #include <linux/types.h>
 
+#ifndef FUSE_OVER_IO_URING
+#error "linux/fuse.h is older than 7.42: run 'make headers', or set UAPI"
+#endif
+
+/*
+ * Mainline's header has rings with user buffers only.  The server can be built
+ * with it, and then does without the managed ring, see no_ring.c.
+ */
 #ifndef FUSE_DEV_IOC_URING_SETUP
-#error "linux/fuse.h lacks the managed ring: run 'make headers', or set UAPI"
+#define FUSE_URING_MAX_QUEUE_DEPTH	4096
+#define FUSE_URING_MAX_CONTROL		64
+#define FUSE_URING_MIN_PAYLOAD		(68 * 1024)
+struct fuse_uring_req_cmd;
 #endif
 
 /* Size of a table indexed by opcode */

@@ -21,9 +21,19 @@
 
 #define BUFFER_SIZE	((1 << 20) + (1 << 17))
 
+static __u64 slot_tag(unsigned int qid, unsigned int slot)
+{
+	return (__u64)qid << 16 | slot;
+}
+
 static __u64 command_tag(const struct fuse_uring_req_cmd *cmd)
 {
-	return (__u64)cmd->qid << 16 | cmd->slot;
+	return slot_tag(cmd->qid, cmd->slot);
+}
+
+static bool puppet_is_user(const struct puppet *p)
+{
+	return p->opt.transport == TRANSPORT_USER;
 }
 
 int puppet_open(struct puppet *p, const struct puppet_options *opt)
@@ -52,8 +62,31 @@ int puppet_mount(struct puppet *p)
 	return p->conn < 0 ? p->conn : 0;
 }
 
+/*
+ * What the kernel would grant, as far as it is needed: every slot has pages of
+ * its own for the header and for the payload.
+ */
+static int puppet_setup_user(struct puppet *p)
+{
+	struct fuse_uring_setup *s = &p->setup;
+	__u32 cpus = sysconf(_SC_NPROCESSORS_CONF), page = getpagesize();
+
+	*s = (struct fuse_uring_setup){
+		.nr_queues = p->opt.nr_queues ? p->opt.nr_queues : cpus,
+		.queue_depth = p->opt.depth ? p->opt.depth : 2,
+		.payload_size = p->opt.payload ? p->opt.payload : 1 << 20,
+		.header_stride = page,
+	};
+	s->payload_offset = s->queue_depth * page;
+	s->mmap_size = s->payload_offset +
+		       (__u64)s->queue_depth * s->payload_size;
+	return 0;
+}
+
 int puppet_setup(struct puppet *p)
 {
+	if (puppet_is_user(p))
+		return puppet_setup_user(p);
 	memset(&p->setup, 0, sizeof(p->setup));
 	p->setup.size = sizeof(p->setup);
 	p->setup.nr_queues = p->opt.nr_queues;
@@ -78,9 +111,13 @@ int puppet_map(struct puppet *p)
 	if (!p->map)
 		return -ENOMEM;
 	for (qid = 0; qid < p->setup.nr_queues; qid++) {
+		bool user = puppet_is_user(p);
+		/* A child that answers must have the same memory. */
 		char *map = mmap(NULL, p->setup.mmap_size,
-				 PROT_READ | PROT_WRITE, MAP_SHARED, p->fd,
-				 qid * p->setup.queue_stride);
+				 PROT_READ | PROT_WRITE,
+				 user ? MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE :
+					MAP_SHARED,
+				 user ? -1 : p->fd, qid * p->setup.queue_stride);
 
 		if (map == MAP_FAILED)
 			return -errno;
@@ -98,8 +135,11 @@ int puppet_uring(struct puppet *p)
 		.sq_entries = 64,
 		.cq_entries = want < 256 ? 256 : want,
 	};
-	int ret = io_uring_queue_init_params(64, &p->uring, &params);
+	int ret;
 
+	if (puppet_is_user(p))
+		params.flags |= IORING_SETUP_SQE128;
+	ret = io_uring_queue_init_params(64, &p->uring, &params);
 	if (ret)
 		return ret;
 	p->have_uring = true;
@@ -114,7 +154,9 @@ int puppet_arm_slots(struct puppet *p, unsigned int qid, unsigned int first,
 	int ret = 0;
 
 	for (; cmd.slot < first + nr && !ret; cmd.slot++)
-		ret = puppet_command(p, FUSE_URING_REQ_FETCH, &cmd);
+		ret = puppet_is_user(p) ?
+		      puppet_register(p, qid, cmd.slot) :
+		      puppet_command(p, FUSE_URING_REQ_FETCH, &cmd);
 	return ret;
 }
 
@@ -154,11 +196,43 @@ int puppet_init(struct puppet *p)
 	static struct puppet_req req;
 	int ret;
 
+	if (puppet_is_user(p)) {
+		unsigned int pages = p->setup.payload_size / getpagesize();
+
+		if (!p->opt.no_promise)
+			out.flags2 |= FUSE_OVER_IO_URING >> 32;
+		if (pages < out.max_pages)
+			out.max_pages = pages;
+	}
 	ret = puppet_until(p, &req, FUSE_INIT);
 	if (ret)
 		return ret;
 	p->init_in = req.init;
 	return puppet_reply(p, &req, 0, &out, sizeof(out));
+}
+
+int puppet_ring(struct puppet *p)
+{
+	int ret;
+
+	if (!transport_rings(p->opt.transport))
+		return 0;
+	ret = puppet_map(p);
+	if (!ret)
+		ret = puppet_uring(p);
+	return ret ? ret : puppet_arm(p);
+}
+
+int puppet_begin(struct puppet *p)
+{
+	int ret;
+
+	if (puppet_is_user(p)) {
+		ret = puppet_init(p);
+		return ret ? ret : puppet_ring(p);
+	}
+	ret = puppet_ring(p);
+	return ret ? ret : puppet_init(p);
 }
 
 int puppet_start(struct puppet *p, const struct puppet_options *opt)
@@ -167,16 +241,9 @@ int puppet_start(struct puppet *p, const struct puppet_options *opt)
 
 	if (!ret)
 		ret = puppet_mount(p);
-	if (!ret && opt->transport == TRANSPORT_RING) {
+	if (!ret && transport_rings(opt->transport))
 		ret = puppet_setup(p);
-		if (!ret)
-			ret = puppet_map(p);
-		if (!ret)
-			ret = puppet_uring(p);
-		if (!ret)
-			ret = puppet_arm(p);
-	}
-	return ret ? ret : puppet_init(p);
+	return ret ? ret : puppet_begin(p);
 }
 
 void puppet_close_dev(struct puppet *p)
@@ -228,25 +295,80 @@ struct fuse_uring_req_header *puppet_header(struct puppet *p, unsigned int qid,
 			(size_t)slot * p->setup.header_stride);
 }
 
+char *puppet_payload(struct puppet *p, unsigned int qid, unsigned int slot)
+{
+	return p->map[qid] + p->setup.payload_offset +
+	       (size_t)slot * p->setup.payload_size;
+}
+
+/* An empty command, or NULL. */
+static struct io_uring_sqe *puppet_sqe(struct puppet *p, int fd, __u32 cmd_op,
+				       __u64 tag)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&p->uring);
+	bool large = p->uring.flags & IORING_SETUP_SQE128;
+
+	if (!sqe)
+		return NULL;
+	memset(sqe, 0, sizeof(*sqe) << large);
+	sqe->opcode = IORING_OP_URING_CMD;
+	sqe->flags = p->opt.sqe_flags;
+	sqe->fd = fd;
+	sqe->cmd_op = cmd_op;
+	sqe->user_data = tag;
+	return sqe;
+}
+
+static int puppet_submit(struct puppet *p)
+{
+	int ret = io_uring_submit(&p->uring);
+
+	return ret < 0 ? ret : 0;
+}
+
 int puppet_command_fd(struct puppet *p, int fd, __u32 cmd_op,
 		      const struct fuse_uring_req_cmd *cmd,
 		      unsigned int sqe_flags)
 {
-	struct io_uring_sqe *sqe = io_uring_get_sqe(&p->uring);
-	bool large = p->opt.uring_flags & IORING_SETUP_SQE128;
-	int ret;
+	struct io_uring_sqe *sqe = puppet_sqe(p, fd, cmd_op, command_tag(cmd));
 
 	if (!sqe)
 		return -EBUSY;
-	memset(sqe, 0, sizeof(*sqe) << large);
-	sqe->opcode = IORING_OP_URING_CMD;
 	sqe->flags = sqe_flags;
-	sqe->fd = fd;
-	sqe->cmd_op = cmd_op;
-	sqe->user_data = command_tag(cmd);
 	memcpy(sqe->cmd, cmd, sizeof(*cmd));
-	ret = io_uring_submit(&p->uring);
-	return ret < 0 ? ret : 0;
+	return puppet_submit(p);
+}
+
+int puppet_user_command(struct puppet *p, __u32 cmd_op,
+			const struct fuse_uring_cmd_req *cmd,
+			unsigned int slot, const void *addr, __u32 len)
+{
+	struct io_uring_sqe *sqe = puppet_sqe(p, p->fd, cmd_op,
+					      slot_tag(cmd->qid, slot));
+
+	if (!sqe)
+		return -EBUSY;
+	sqe->addr = (uintptr_t)addr;
+	sqe->len = len;
+	/* SQEs of 64 bytes end in the middle of it. */
+	memcpy(sqe->cmd, cmd, p->uring.flags & IORING_SETUP_SQE128 ?
+			      sizeof(*cmd) : 16);
+	return puppet_submit(p);
+}
+
+int puppet_register(struct puppet *p, unsigned int qid, unsigned int slot)
+{
+	struct fuse_uring_req_header *head = puppet_header(p, qid, slot);
+	struct fuse_uring_cmd_req cmd = { .qid = qid };
+	/* In the page of the header: a thread may submit it later. */
+	struct iovec *iov = (struct iovec *)((char *)head + 512);
+
+	iov[0].iov_base = head;
+	iov[0].iov_len = sizeof(*head);
+	iov[1].iov_base = puppet_payload(p, qid, slot);
+	iov[1].iov_len = p->setup.payload_size;
+	return puppet_user_command(p, FUSE_IO_URING_CMD_REGISTER, &cmd, slot,
+				   iov, 2);
 }
 
 int puppet_command(struct puppet *p, __u32 cmd_op,
@@ -387,21 +509,16 @@ struct puppet_call *puppet_call_start(struct puppet *p, __u32 cmd_op,
 				      const struct fuse_uring_req_cmd *cmd,
 				      const void *addr, size_t len)
 {
-	bool large = p->opt.uring_flags & IORING_SETUP_SQE128;
-	struct io_uring_sqe *sqe = io_uring_get_sqe(&p->uring);
 	struct puppet_call *call = calloc(1, sizeof(*call));
+	struct io_uring_sqe *sqe = call ?
+		puppet_sqe(p, p->fd, cmd_op, (uintptr_t)call | PUPPET_CALL) : NULL;
 
-	if (!sqe || !call)
+	if (!sqe)
 		return NULL;
-	memset(sqe, 0, sizeof(*sqe) << large);
-	sqe->opcode = IORING_OP_URING_CMD;
-	sqe->fd = p->fd;
-	sqe->cmd_op = cmd_op;
-	sqe->user_data = (uintptr_t)call | PUPPET_CALL;
 	sqe->addr = (uintptr_t)addr;
 	sqe->len = len;
 	memcpy(sqe->cmd, cmd, sizeof(*cmd));
-	if (io_uring_submit(&p->uring) < 0) {
+	if (puppet_submit(p)) {
 		free(call);
 		return NULL;
 	}
@@ -541,8 +658,13 @@ static int puppet_take_slot(struct puppet *p, struct puppet_req *req)
 	req->ring = true;
 	memcpy(&req->in, head->in_out, sizeof(req->in));
 	req->commit_id = head->ring_ent_in_out.commit_id;
-	req->payload = p->map[req->qid] + head->ring_ent_in_out.padding;
-	req->capacity = head->ring_ent_in_out.reserved;
+	if (puppet_is_user(p)) {
+		req->payload = puppet_payload(p, req->qid, req->slot);
+		req->capacity = p->setup.payload_size;
+	} else {
+		req->payload = p->map[req->qid] + head->ring_ent_in_out.padding;
+		req->capacity = head->ring_ent_in_out.reserved;
+	}
 	payload_len = head->ring_ent_in_out.payload_sz;
 	len = req->in.len - sizeof(req->in);
 	op_len = len - payload_len;
@@ -615,14 +737,27 @@ void puppet_fill_reply(struct puppet *p, const struct puppet_req *req,
 	head->ring_ent_in_out.payload_sz = len;
 }
 
-int puppet_reply(struct puppet *p, const struct puppet_req *req, int error,
-		 const void *data, size_t len)
+int puppet_commit(struct puppet *p, const struct puppet_req *req)
 {
+	struct fuse_uring_cmd_req user = {
+		.commit_id = req->commit_id,
+		.qid = req->qid,
+	};
 	struct fuse_uring_req_cmd cmd = {
 		.commit_id = req->commit_id,
 		.qid = req->qid,
 		.slot = req->slot,
 	};
+
+	if (puppet_is_user(p))
+		return puppet_user_command(p, FUSE_IO_URING_CMD_COMMIT_AND_FETCH,
+					   &user, req->slot, NULL, 0);
+	return puppet_command(p, FUSE_URING_REQ_COMMIT_AND_FETCH, &cmd);
+}
+
+int puppet_reply(struct puppet *p, const struct puppet_req *req, int error,
+		 const void *data, size_t len)
+{
 	struct fuse_out_header out = {
 		.len = sizeof(out) + len,
 		.error = error,
@@ -635,7 +770,7 @@ int puppet_reply(struct puppet *p, const struct puppet_req *req, int error,
 
 	if (req->ring) {
 		puppet_fill_reply(p, req, error, data, len);
-		return puppet_command(p, FUSE_URING_REQ_COMMIT_AND_FETCH, &cmd);
+		return puppet_commit(p, req);
 	}
 	return writev(p->fd, iov, 2) < 0 ? -errno : 0;
 }
@@ -874,6 +1009,8 @@ static int queue_cpu(struct puppet *p, unsigned int qid,
 	};
 	int cpu;
 
+	if (puppet_is_user(p))
+		return CPU_ISSET(qid, allowed) ? (int)qid : -ENOENT;
 	if (ioctl(p->fd, FUSE_DEV_IOC_URING_QUEUE_INFO, &info))
 		return -errno;
 	for (cpu = 0; cpu < CPU_SETSIZE; cpu++)
@@ -985,4 +1122,11 @@ int request_stats_for_ever(const void *path)
 	while (!err)
 		err = stat(path, &st) ? -errno : 0;
 	return err;
+}
+
+bool puppet_all_by_ring(struct puppet *p)
+{
+	long nr = ring_stat(p->conn, "requests_dev");
+
+	return nr == 0 || (nr == 1 && puppet_is_user(p));
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * A FUSE server that does nothing by itself: the test takes each request in
- * hand, over /dev/fuse or the ring, and decides when and what it answers.
+ * hand, over /dev/fuse or a ring, and decides when and what it answers.
  * It runs in the test's own thread; whoever makes requests is a requester.
  *
  * Functions return 0 (or what is said) and a negative errno on failure.
@@ -22,19 +22,26 @@
 struct puppet_options {
 	enum test_transport transport;
 	const char	*device;	/* NULL for /dev/fuse */
-	/* As in struct fuse_uring_setup. */
+	/*
+	 * As in struct fuse_uring_setup.  With user buffers, the queues are
+	 * those of CPUs from 0 on, the default of @depth is 2 and that of
+	 * @payload 1 MiB, and what follows is nothing.
+	 */
 	unsigned int	nr_queues;
 	unsigned int	depth;
-	unsigned int	background;
 	unsigned int	payload;
+	unsigned int	background;
 	unsigned int	small;
 	unsigned long	pool;
 	const cpu_set_t	*cpus;
 	unsigned int	control;
 	/* Flags for the io_uring, such as IORING_SETUP_SQE128. */
 	unsigned int	uring_flags;
+	/* Of all its commands, such as IOSQE_ASYNC. */
+	unsigned int	sqe_flags;
 	/* Answer to FUSE_INIT; zeroes stand for what most tests want. */
 	__u64	init_flags;
+	bool		no_promise;	/* user buffers: no FUSE_OVER_IO_URING */
 	unsigned int	max_write;
 	unsigned int	max_readahead;
 	unsigned int	max_background;
@@ -48,6 +55,7 @@ struct puppet {
 
 	bool		have_uring;
 	struct io_uring	uring;
+	/* With user buffers it says how the memory of @map is used. */
 	struct fuse_uring_setup setup;
 	char		**map;		/* one mapping per queue */
 	/* Completions of slots that came while something else was awaited. */
@@ -109,13 +117,21 @@ int puppet_start(struct puppet *p, const struct puppet_options *opt);
 int puppet_open(struct puppet *p, const struct puppet_options *opt);
 int puppet_mount(struct puppet *p);
 int puppet_setup(struct puppet *p);	/* the ioctl */
-int puppet_map(struct puppet *p);	/* all queues */
+int puppet_map(struct puppet *p);	/* all queues, or the user's buffers */
 int puppet_uring(struct puppet *p);	/* an io_uring */
-int puppet_arm(struct puppet *p);	/* FETCH for all slots */
+int puppet_arm(struct puppet *p);	/* FETCH or REGISTER for all slots */
 int puppet_arm_queue(struct puppet *p, unsigned int qid);
 int puppet_arm_slots(struct puppet *p, unsigned int qid, unsigned int first,
 		     unsigned int nr);
 int puppet_init(struct puppet *p);	/* waits for FUSE_INIT, answers it */
+
+/*
+ * Some of these at once: from puppet_map() to puppet_arm(), and with FUSE_INIT
+ * as well, which comes before that with user buffers and after it otherwise.
+ * Over /dev/fuse there is nothing, or only that.
+ */
+int puppet_ring(struct puppet *p);
+int puppet_begin(struct puppet *p);
 
 /*
  * Ends it in the order that programs end in when they are killed, and waits
@@ -155,13 +171,34 @@ int puppet_reply(struct puppet *p, const struct puppet_req *req, int error,
 /* Answers as a filesystem of empty files would. */
 int puppet_answer(struct puppet *p, const struct puppet_req *req);
 
-/* Ring only: lays the reply into the slot without telling the kernel. */
+/* Rings only: lays the reply into the slot without telling the kernel. */
 void puppet_fill_reply(struct puppet *p, const struct puppet_req *req,
 		       int error, const void *data, size_t len);
 
-/* Ring only: the header of a slot. */
+/* Rings only: the header of a slot. */
 struct fuse_uring_req_header *puppet_header(struct puppet *p, unsigned int qid,
 					    unsigned int slot);
+
+/* Rings only: tells the kernel that the reply is in the slot. */
+int puppet_commit(struct puppet *p, const struct puppet_req *req);
+
+/*
+ * User buffers only: a slot's payload area, and one command of which each field
+ * is the test's choice.  Its completion is told as that of the slot is.
+ */
+char *puppet_payload(struct puppet *p, unsigned int qid, unsigned int slot);
+int puppet_user_command(struct puppet *p, __u32 cmd_op,
+			const struct fuse_uring_cmd_req *cmd,
+			unsigned int slot, const void *addr, __u32 len);
+
+/* User buffers only: REGISTER for one slot with its own memory. */
+int puppet_register(struct puppet *p, unsigned int qid, unsigned int slot);
+
+/*
+ * Says that no request has come over /dev/fuse, but for FUSE_INIT with user
+ * buffers.
+ */
+bool puppet_all_by_ring(struct puppet *p);
 
 /* One command, with anything in it; its completion is told by puppet_cqe(). */
 int puppet_command(struct puppet *p, __u32 cmd_op,

@@ -46,26 +46,13 @@ static int resend(struct puppet *p)
 	return ret < 0 ? ret : ret == HEADER ? 0 : -EPROTO;
 }
 
-/* Everything after the setup ioctl. */
-static int begin(struct puppet *p)
-{
-	int ret;
-
-	if (p->opt.transport == TRANSPORT_DEV)
-		return 0;
-	ret = puppet_map(p);
-	if (!ret)
-		ret = puppet_uring(p);
-	return ret ? ret : puppet_arm(p);
-}
-
 static int first_server(struct puppet *p, const struct plan *plan, int ready)
 {
 	static struct puppet_held held;
 	static struct puppet_req req;
 	__u64 end;
 
-	if (begin(p) || (plan->initialized ? resend(p) : puppet_init(p)))
+	if (plan->initialized ? puppet_ring(p) || resend(p) : puppet_begin(p))
 		return 1;
 	if (write(ready, "i", 1) != 1)
 		return 2;
@@ -173,6 +160,15 @@ FIXTURE_VARIANT_ADD(restart, ring_defer) {
 	.uring_flags = DEFER,
 };
 
+FIXTURE_VARIANT_ADD(restart, user) {
+	.transport = TRANSPORT_USER,
+};
+
+FIXTURE_VARIANT_ADD(restart, user_defer) {
+	.transport = TRANSPORT_USER,
+	.uring_flags = DEFER,
+};
+
 static void nothing(int sig)
 {
 }
@@ -231,7 +227,7 @@ static void lose_requests(struct __test_metadata *_metadata,
 	ASSERT_EQ(0, server_holds(&self->s));
 	ASSERT_TRUE(conn_waiting_becomes(self->p.conn, REQUESTS));
 	self->lost = 2;
-	if (self->p.opt.transport == TRANSPORT_RING) {
+	if (transport_rings(self->p.opt.transport)) {
 		ASSERT_TRUE(ring_queues_stat_becomes(self->p.conn, "busy",
 						     DEPTH));
 		ASSERT_TRUE(ring_queues_stat_becomes(self->p.conn, "pending",
@@ -256,7 +252,7 @@ static void take(struct __test_metadata *_metadata, struct puppet *p,
 
 	while (nr--) {
 		ASSERT_EQ(0, puppet_until(p, &req, FUSE_GETATTR));
-		EXPECT_EQ(p->opt.transport == TRANSPORT_RING, req.ring);
+		EXPECT_EQ(transport_rings(p->opt.transport), req.ring);
 		EXPECT_EQ(again, !!(req.in.unique & FUSE_UNIQUE_RESEND));
 		ASSERT_EQ(0, puppet_answer(p, &req));
 	}
@@ -272,8 +268,8 @@ static void all_well(struct __test_metadata *_metadata,
 	EXPECT_TRUE(conn_waiting_becomes(self->p.conn, 0));
 	ASSERT_EQ(0, requester_start(&r, request_stat, FILE2));
 	EXPECT_EQ(0, puppet_serve(&self->p, &r));
-	if (self->p.opt.transport == TRANSPORT_RING) {
-		EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
+	if (transport_rings(self->p.opt.transport)) {
+		EXPECT_TRUE(puppet_all_by_ring(&self->p));
 		EXPECT_TRUE(ring_queues_stat_becomes(self->p.conn, "busy", 0));
 		EXPECT_EQ(0, ring_slots(self->p.conn, NULL, 0));
 	}
@@ -285,7 +281,7 @@ TEST_F_TIMEOUT(restart, of_a_killed_server, TEST_TIMEOUT)
 
 	lose_requests(_metadata, self);
 	ASSERT_EQ(0, setup_again(&self->p));
-	ASSERT_EQ(0, begin(&self->p));
+	ASSERT_EQ(0, puppet_ring(&self->p));
 	if (variant->transport == TRANSPORT_RING) {
 		EXPECT_EQ(3, ring_stat(self->p.conn, "queue_depth"));
 		EXPECT_EQ(self->p.opt.nr_queues,
@@ -316,7 +312,7 @@ TEST_F_TIMEOUT(restart, resend_by_write, TEST_TIMEOUT)
 	lose_requests(_metadata, self);
 	ASSERT_EQ(0, setup_again(&self->p));
 	ASSERT_EQ(HEADER, write(self->p.fd, &out, sizeof(out)));
-	ASSERT_EQ(0, begin(&self->p));
+	ASSERT_EQ(0, puppet_ring(&self->p));
 	for (i = 0; i < REQUESTS; i++) {
 		ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_GETATTR));
 		again += !!(req.in.unique & FUSE_UNIQUE_RESEND);
@@ -347,7 +343,7 @@ TEST_F_TIMEOUT(restart, twice, TEST_TIMEOUT)
 	EXPECT_EQ(-SIGKILL, server_kill(&self->s));
 
 	ASSERT_EQ(0, setup_again(&self->p));
-	ASSERT_EQ(0, begin(&self->p));
+	ASSERT_EQ(0, puppet_ring(&self->p));
 	ASSERT_EQ(0, resend(&self->p));
 	for (i = 0; i < REQUESTS; i++) {
 		ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_GETATTR));
@@ -374,7 +370,7 @@ TEST_F_TIMEOUT(restart, requesters_are_killed, TEST_TIMEOUT)
 	/* The others are told by the second server. */
 	ASSERT_TRUE(conn_waiting_becomes(self->p.conn, self->lost));
 	ASSERT_EQ(0, setup_again(&self->p));
-	ASSERT_EQ(0, begin(&self->p));
+	ASSERT_EQ(0, puppet_ring(&self->p));
 	EXPECT_TRUE(puppet_none(&self->p, FUSE_GETATTR, QUIET_MS));
 	ASSERT_EQ(0, resend(&self->p));
 	take(_metadata, &self->p, self->lost, true);
@@ -408,7 +404,7 @@ TEST_F_TIMEOUT(restart, aborted_before_resend, TEST_TIMEOUT)
 
 	lose_requests(_metadata, self);
 	ASSERT_EQ(0, setup_again(&self->p));
-	ASSERT_EQ(0, begin(&self->p));
+	ASSERT_EQ(0, puppet_ring(&self->p));
 	take(_metadata, &self->p, REQUESTS - self->lost, false);
 	EXPECT_EQ(self->lost, conn_ctl_read(self->p.conn, "waiting"));
 	ASSERT_EQ(0, conn_abort(self->p.conn));
@@ -431,7 +427,7 @@ TEST_F_TIMEOUT(restart, interrupted, TEST_TIMEOUT)
 	EXPECT_EQ(-SIGKILL, server_kill(&self->s));
 
 	ASSERT_EQ(0, setup_again(&self->p));
-	ASSERT_EQ(0, begin(&self->p));
+	ASSERT_EQ(0, puppet_ring(&self->p));
 	ASSERT_EQ(0, resend(&self->p));
 	ASSERT_EQ(0, puppet_hold(&self->p, &self->held, FUSE_GETATTR, 1));
 	EXPECT_NE(0, self->held.req[0]->in.unique & FUSE_UNIQUE_RESEND);
@@ -461,7 +457,7 @@ TEST_F_TIMEOUT(restart, background, TEST_TIMEOUT)
 	ASSERT_EQ(0, server_holds(&self->s));
 	EXPECT_EQ(-SIGKILL, server_kill(&self->s));
 	ASSERT_EQ(0, setup_again(&self->p));
-	ASSERT_EQ(0, begin(&self->p));
+	ASSERT_EQ(0, puppet_ring(&self->p));
 	ASSERT_EQ(0, resend(&self->p));
 	while (now_ms() < end) {
 		/* It can be asked only once. */
@@ -480,7 +476,7 @@ TEST_F_TIMEOUT(restart, background, TEST_TIMEOUT)
 	EXPECT_EQ(0, ret);
 	EXPECT_EQ(4, reads);
 	EXPECT_LE(1, again);
-	if (variant->transport == TRANSPORT_RING)
+	if (transport_rings(variant->transport))
 		EXPECT_EQ(0, ring_queues_stat(self->p.conn, "background"));
 	/* And once more than any limit of them. */
 	for (i = 1; i < 20; i++) {
@@ -508,7 +504,7 @@ TEST_F_TIMEOUT(restart, forgets, TEST_TIMEOUT)
 	ASSERT_EQ(0, server_holds(&self->s));
 	EXPECT_EQ(-SIGKILL, server_kill(&self->s));
 	ASSERT_EQ(0, setup_again(&self->p));
-	ASSERT_EQ(0, begin(&self->p));
+	ASSERT_EQ(0, puppet_ring(&self->p));
 	ASSERT_EQ(0, resend(&self->p));
 	/* The next ones come. */
 	for (round = 0; round < 3; round++) {
@@ -543,8 +539,7 @@ TEST_F(restart, of_nobody)
 	__u64 unique;
 
 	self->p.opt.nr_queues = 1;
-	ASSERT_EQ(0, begin(&self->p));
-	ASSERT_EQ(0, puppet_init(&self->p));
+	ASSERT_EQ(0, puppet_begin(&self->p));
 	ASSERT_EQ(0, requester_start(&self->r[0], request_stat, TEST_MNT));
 	ASSERT_EQ(0, puppet_hold(&self->p, &self->held, FUSE_GETATTR, 1));
 	unique = self->held.req[0]->in.unique;
@@ -609,7 +604,7 @@ TEST_F_TIMEOUT(restart, again_and_again, 3 * TEST_TIMEOUT)
 	} while (now_ms() < end);
 	EXPECT_LT(2, rounds);
 	ASSERT_EQ(0, setup_again(&self->p));
-	ASSERT_EQ(0, begin(&self->p));
+	ASSERT_EQ(0, puppet_ring(&self->p));
 	ASSERT_EQ(0, resend(&self->p));
 	result = puppet_serve(&self->p, &reader);
 	EXPECT_TRUE(may_end(variant->transport, result))
@@ -701,7 +696,7 @@ TEST_F(ring, busy_while_armed_or_held)
 	EXPECT_EQ(-SIGKILL, server_kill(&self->s));
 
 	ASSERT_EQ(0, setup_again(&self->p));
-	ASSERT_EQ(0, begin(&self->p));
+	ASSERT_EQ(0, puppet_ring(&self->p));
 	EXPECT_EQ(-EBUSY, setup_now(&self->p, 0));
 	ASSERT_EQ(0, resend(&self->p));
 	ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_GETATTR));
@@ -734,7 +729,7 @@ TEST_F(ring, payload_too_small)
 	self->p.opt.payload = 1 << 20;
 	ASSERT_EQ(0, setup_again(&self->p));
 	EXPECT_EQ(1 << 20, ring_stat(self->p.conn, "payload_size"));
-	ASSERT_EQ(0, begin(&self->p));
+	ASSERT_EQ(0, puppet_ring(&self->p));
 	ASSERT_EQ(0, resend(&self->p));
 	ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_GETATTR));
 	ASSERT_EQ(0, puppet_answer(&self->p, &req));
@@ -762,7 +757,7 @@ TEST_F(ring, old_mapping_stays)
 	EXPECT_EQ(-SIGKILL, server_kill(&self->s));
 
 	ASSERT_EQ(0, setup_again(&self->p));
-	ASSERT_EQ(0, begin(&self->p));
+	ASSERT_EQ(0, puppet_ring(&self->p));
 	EXPECT_EQ(0, memcmp(in, &copy, sizeof(copy)));
 	ASSERT_EQ(0, resend(&self->p));
 	ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_GETATTR));
@@ -782,8 +777,7 @@ TEST_F(ring, after_detach)
 {
 	unsigned int depth;
 
-	ASSERT_EQ(0, begin(&self->p));
-	ASSERT_EQ(0, puppet_init(&self->p));
+	ASSERT_EQ(0, puppet_begin(&self->p));
 	for (depth = 2; depth < 6; depth++) {
 		/* Held is not answered. */
 		ASSERT_EQ(0, requester_start(&self->r, request_stat, TEST_MNT));
@@ -799,7 +793,7 @@ TEST_F(ring, after_detach)
 		ASSERT_EQ(0, setup_again(&self->p));
 		EXPECT_EQ(depth, ring_stat(self->p.conn, "queue_depth"));
 		puppet_close_uring(&self->p);
-		ASSERT_EQ(0, begin(&self->p));
+		ASSERT_EQ(0, puppet_ring(&self->p));
 		ASSERT_EQ(0, requester_start(&self->r, request_stat, TEST_MNT));
 		EXPECT_EQ(0, puppet_serve(&self->p, &self->r));
 		EXPECT_EQ(depth, ring_queue_stat(self->p.conn, 0, "parked"));
@@ -824,7 +818,7 @@ TEST_F(ring, killed_after_detach)
 
 	ASSERT_EQ(0, setup_again(&self->p));
 	EXPECT_EQ(1, ring_stat(self->p.conn, "requests_held"));
-	ASSERT_EQ(0, begin(&self->p));
+	ASSERT_EQ(0, puppet_ring(&self->p));
 	ASSERT_EQ(0, resend(&self->p));
 	ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_GETATTR));
 	EXPECT_NE(0, req.in.unique & FUSE_UNIQUE_RESEND);
@@ -838,8 +832,7 @@ TEST_F(ring, resend_from_dev)
 {
 	static struct puppet_req req;
 
-	ASSERT_EQ(0, begin(&self->p));
-	ASSERT_EQ(0, puppet_init(&self->p));
+	ASSERT_EQ(0, puppet_begin(&self->p));
 	ASSERT_EQ(0, puppet_detach(&self->p, 0));
 	ASSERT_EQ(-ECANCELED, puppet_next(&self->p, &req, TEST_WAIT_MS));
 	ASSERT_EQ(0, requester_start(&self->r, request_stat, TEST_MNT));
@@ -859,8 +852,7 @@ TEST_F(ring, resend_from_dev)
 /* Sent, not delivered, and sent back: who waits for it can be killed. */
 TEST_F(ring, killed_after_detach_of_undelivered)
 {
-	ASSERT_EQ(0, begin(&self->p));
-	ASSERT_EQ(0, puppet_init(&self->p));
+	ASSERT_EQ(0, puppet_begin(&self->p));
 	/* Nobody enters the kernel to be told of it; with task work, somebody. */
 	ASSERT_EQ(0, requester_start(&self->r, request_stat, TEST_MNT));
 	ASSERT_TRUE(conn_waiting_becomes(self->p.conn, 1));
@@ -880,7 +872,7 @@ TEST_F(ring, before_init)
 	self->p.opt.depth = 2;
 	ASSERT_EQ(0, setup_again(&self->p));
 	EXPECT_EQ(2, ring_stat(self->p.conn, "queue_depth"));
-	ASSERT_EQ(0, begin(&self->p));
+	ASSERT_EQ(0, puppet_ring(&self->p));
 	ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_INIT));
 	ASSERT_EQ(0, puppet_detach(&self->p, 0));
 	EXPECT_EQ(-EBUSY, setup_now(&self->p, 0));

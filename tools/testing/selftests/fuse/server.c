@@ -42,7 +42,23 @@ int server_refuse(const char *what)
 	return -EINVAL;
 }
 
+const char *server_transport_name(enum server_transport transport)
+{
+	static const char * const names[SERVER_TRANSPORTS] = {
+		[SERVER_DEV] = "dev",
+		[SERVER_RING] = "ring",
+		[SERVER_USER] = "user",
+	};
+
+	return names[transport];
+}
+
 /* Requests */
+
+enum server_transport server_req_by(const struct server_req *req)
+{
+	return req->thread->transport;
+}
 
 void server_dispatch(struct server_req *req)
 {
@@ -56,7 +72,7 @@ void server_dispatch(struct server_req *req)
 	req->thread->count[opcode]++;
 	if (unlikely(srv->opts.debug))
 		fprintf(stderr, "%s %llu: %s node %#llx, %u bytes\n",
-			req->hdr ? "ring" : "dev",
+			server_transport_name(req->thread->transport),
 			(unsigned long long)req->in->unique,
 			proto_op_name(opcode),
 			(unsigned long long)req->in->nodeid, req->data_len);
@@ -203,7 +219,11 @@ void server_fill_init(const struct server_opts *opts,
 	/* Without FUSE_INIT_EXT the kernel does not send flags2 at all */
 	if (offered & FUSE_INIT_EXT)
 		offered |= (__u64)in->flags2 << 32;
-	flags = (SERVER_INIT_DEFAULT | opts->init_set) & ~opts->init_clear;
+	flags = SERVER_INIT_DEFAULT | opts->init_set;
+	/* To say so is a promise: requests then wait for the ring */
+	if (opts->transport == SERVER_USER)
+		flags |= FUSE_OVER_IO_URING;
+	flags &= ~opts->init_clear;
 	flags &= offered;
 
 	*out = (struct fuse_init_out){
@@ -443,6 +463,9 @@ static int check_opts(const struct server_opts *opts)
 		return 0;
 	else if (opts->queue_depth > FUSE_URING_MAX_QUEUE_DEPTH)
 		what = "a queue cannot be that deep";
+	else if (opts->transport == SERVER_USER)
+		what = opts->payload_size && opts->payload_size < 4096 ?
+		       "the payload size is at least 4096 bytes" : NULL;
 	else if (opts->queue_depth && opts->nr_background > opts->queue_depth)
 		what = "more background requests than slots in a queue";
 	else if (opts->nr_control > FUSE_URING_MAX_CONTROL)
@@ -471,6 +494,18 @@ static int take_over(struct server *srv)
 	return ret ? server_set_error(ret, "cannot take over") : 0;
 }
 
+static int transport_setup(struct server *srv)
+{
+	switch (srv->opts.transport) {
+	case SERVER_RING:
+		return ring_setup(srv);
+	case SERVER_USER:
+		return user_setup(srv);
+	default:
+		return dev_setup(srv);
+	}
+}
+
 struct server *server_start(const struct server_opts *opts)
 {
 	if (!opts->keep)
@@ -485,6 +520,7 @@ struct server *server_begin(const struct server_opts *opts, int dev_fd)
 	struct server_thread *t;
 	struct server *srv;
 	unsigned int i;
+	bool user;
 	int ret;
 
 	ret = check_opts(opts);
@@ -530,12 +566,18 @@ struct server *server_begin(const struct server_opts *opts, int dev_fd)
 	if (ret)
 		server_set_error(ret, "the filesystem cannot begin");
 	else
-		ret = opts->transport == SERVER_RING ? ring_setup(srv) :
-						       dev_setup(srv);
+		ret = transport_setup(srv);
 	if (!ret && opts->keep && opts->keep->starts > 1)
 		ret = take_over(srv);
+	/* Slots first, so that their requests do not come over /dev/fuse */
+	user = opts->transport == SERVER_USER;
+	if (!ret && user && srv->init_done) {
+		ret = user_start(srv);
+		user = false;
+	}
 	for (t = srv->threads; t && !ret; t = t->next)
-		ret = server_start_thread(t);
+		if (!t->started)
+			ret = server_start_thread(t);
 	if (ret)
 		goto out_umount;
 
@@ -544,11 +586,13 @@ struct server *server_begin(const struct server_opts *opts, int dev_fd)
 		pthread_cond_wait(&srv->cond, &srv->lock);
 	ret = srv->error;
 	pthread_mutex_unlock(&srv->lock);
+	if (!ret && user)
+		ret = user_start(srv);
 	/*
 	 * With control slots, nothing comes by /dev/fuse.  Otherwise only now:
 	 * before INIT has come by the ring, a reader could catch it there.
 	 */
-	if (!ret && srv->ring && !ring_granted(srv)->nr_control)
+	if (!ret && ring_needs_reader(srv))
 		ret = dev_start_reader(srv);
 	if (!ret)
 		return srv;
@@ -678,15 +722,13 @@ struct fuse_out_header *server_notify_msg(int code, const void *payload,
 int server_notify(struct server *srv, int code, const void *payload,
 		  size_t len)
 {
-	static const struct fuse_uring_req_cmd none;
 	struct fuse_out_header *msg = server_notify_msg(code, payload, len);
 	ssize_t ret;
 
 	if (!msg)
 		return -ENOMEM;
 	if (ring_notifies(srv)) {
-		ret = side_ring_cmd(srv->side, FUSE_URING_REQ_NOTIFY, &none,
-				    msg, msg->len);
+		ret = ring_notify(srv, msg);
 	} else {
 		ret = write(srv->fd, msg, msg->len);
 		if (ret < 0)

@@ -3,7 +3,7 @@
  * A minimal FUSE server as a library.  It takes SIGRTMIN for itself.
  *
  * A server is a mount, a transport that carries its requests (transport_dev.c,
- * transport_ring.c) and a filesystem that answers them (fs_*.c).  server.c
+ * transport_ring.c, transport_user.c) and a filesystem that answers them (fs_*.c).  server.c
  * ties the three together.  Neither side knows the other: a filesystem sees
  * nothing but struct server_req and so cannot tell the transports apart.
  *
@@ -36,17 +36,19 @@ struct server_thread;
 enum server_transport {
 	SERVER_DEV,		/* read(2) and write(2) on /dev/fuse */
 	SERVER_RING,		/* managed ring */
+	SERVER_USER,		/* ring with user buffers, as in mainline */
+	SERVER_TRANSPORTS
 };
 
 /*
  * A request as filesystems and hooks see it.  Everything that is not marked
  * as private may be used directly.
  *
- * On the ring, @data and @out are the same memory, which the kernel shares:
- * that is what makes it possible to read(2) into the reply or to write(2) out
- * of the request without a copy.  So a handler must be done with @data (file
- * names, most of the time) before it puts the first byte to @out.  @in and
- * @op stay as they are until the reply.
+ * On either ring, @data and @out are the same memory, which the kernel shares or
+ * copies from and to: that is what makes it possible to read(2) into the reply
+ * or to write(2) out of the request without a copy.  So a handler must be done
+ * with @data (file names, most of the time) before it puts the first byte to
+ * @out.  @in and @op stay as they are until the reply.
  */
 struct server_req {
 	const struct fuse_in_header *in;
@@ -59,7 +61,7 @@ struct server_req {
 	struct server *srv;
 	void *priv;		/* server_fs.priv of the filesystem */
 
-	/* Ring only, for tests that misbehave; hdr is NULL over /dev/fuse */
+	/* Rings only, for tests that misbehave; hdr is NULL over /dev/fuse */
 	struct fuse_uring_req_header *hdr;
 	__u64 commit_id;
 	__u16 qid;
@@ -132,7 +134,15 @@ struct server_opts {
 	bool (*hook)(struct server_req *req, void *arg);
 	void *hook_arg;
 
-	/* Ring.  0: what the kernel prefers */
+	/*
+	 * Ring.  0: what the kernel prefers.
+	 *
+	 * With user buffers, the queues are those of the first nr_queues CPUs,
+	 * which only a kernel that has the managed ring uses before there is one
+	 * for each possible CPU.  Payload areas are as large as they must be,
+	 * which payload_size limits from 4096 bytes on.  nr_background,
+	 * small_size, pool_size and control slots are the managed ring's only.
+	 */
 	unsigned int nr_queues;
 	unsigned int queue_depth;
 	unsigned int nr_background;
@@ -167,6 +177,12 @@ struct server_opts {
 	bool no_clone;
 
 	bool no_bind;			/* ring: don't bind threads to CPUs */
+	/*
+	 * User buffers: when the kernel does not offer them, or refuses a slot,
+	 * say so on stderr and go on over /dev/fuse.  Otherwise server_start()
+	 * fails.
+	 */
+	bool fall_back;
 
 	/* mount(2): more options, separated by commas, and MS_* flags */
 	const char *mount_opts;
@@ -284,13 +300,20 @@ const char *server_error(void);
 
 /* Descriptor of /dev/fuse, the one that is mounted */
 int server_dev_fd(struct server *srv);
-/* As given to server_start() */
+/*
+ * As given to server_start(), but for transport, which is SERVER_DEV after
+ * fall_back
+ */
 const struct server_opts *server_options(struct server *srv);
 /* What FUSE_INIT negotiated */
 const struct fuse_init_out *server_init_out(struct server *srv);
 const struct fuse_init_in *server_init_in(struct server *srv);
-/* What the ring setup granted; NULL over /dev/fuse */
+/* What the setup of the managed ring granted; NULL without one */
 const struct fuse_uring_setup *server_ring_setup(struct server *srv);
+/* "dev", "ring" or "user" */
+const char *server_transport_name(enum server_transport transport);
+/* How a request came: some come over /dev/fuse to servers with a ring, too */
+enum server_transport server_req_by(const struct server_req *req);
 /* Number of requests of an opcode that came by a transport so far */
 __u64 server_count(struct server *srv, enum server_transport by,
 		   __u32 opcode);

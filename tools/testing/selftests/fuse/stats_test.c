@@ -274,6 +274,127 @@ TEST_F(stats, device)
 	EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
 }
 
+/* With user buffers: all that can be the same is the same. */
+FIXTURE(user_stats)
+{
+	struct puppet p;
+	struct requester r;
+};
+
+FIXTURE_SETUP(user_stats)
+{
+	const char *why = test_prepare(TRANSPORT_USER);
+	struct puppet_options opt = {
+		.transport = TRANSPORT_USER,
+		.nr_queues = 1,
+		.depth = 4,
+		.init_flags = FUSE_ASYNC_READ,
+		.max_readahead = PUPPET_READAHEAD,
+	};
+
+	if (why)
+		SKIP(return, "%s", why);
+	ASSERT_EQ(0, puppet_start(&self->p, &opt));
+	ASSERT_EQ(0, requester_start(&self->r, request_stat, FILE2));
+	ASSERT_EQ(0, puppet_serve(&self->p, &self->r));
+}
+
+FIXTURE_TEARDOWN(user_stats)
+{
+	puppet_stop(&self->p);
+}
+
+TEST_F(user_stats, shape)
+{
+	char path[128];
+	struct stat st;
+
+	EXPECT_EQ(1, ring_stat(self->p.conn, "queues_live"));
+	EXPECT_EQ(1, ring_queue_stat(self->p.conn, 0, "live"));
+	EXPECT_EQ(4, ring_queue_stat(self->p.conn, 0, "parked"));
+	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "busy"));
+	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "pending"));
+	EXPECT_LE(1 << 20, ring_stat(self->p.conn, "payload_size"));
+	snprintf(path, sizeof(path), TEST_FUSECTL "/%d/uring", self->p.conn);
+	ASSERT_EQ(0, stat(path, &st));
+	EXPECT_EQ(S_IFREG | 0400, st.st_mode);
+	puppet_stop(&self->p);
+	EXPECT_EQ(-1, stat(path, &st));
+}
+
+TEST_F(user_stats, synchronous)
+{
+	long before = ring_stat(self->p.conn, "requests_ring_sync");
+	long all = ring_stat(self->p.conn, "requests_ring");
+	struct puppet_held held = { 0 };
+	int i;
+
+	for (i = 1; i <= 5; i++) {
+		ASSERT_EQ(0, requester_start(&self->r, request_stat, FILE2));
+		ASSERT_EQ(0, puppet_hold(&self->p, &held, FUSE_GETATTR, 1));
+		EXPECT_EQ(1, ring_queue_stat(self->p.conn, 0, "busy"));
+		EXPECT_EQ(3, ring_queue_stat(self->p.conn, 0, "parked"));
+		ASSERT_EQ(0, puppet_release(&self->p, &held));
+		ASSERT_EQ(0, puppet_serve(&self->p, &self->r));
+		EXPECT_EQ(before + i,
+			  ring_stat(self->p.conn, "requests_ring_sync"));
+		EXPECT_EQ(before + i, ring_queue_stat(self->p.conn, 0, "sync"));
+	}
+	EXPECT_EQ(all + 5, ring_stat(self->p.conn, "requests_ring"));
+	EXPECT_TRUE(puppet_all_by_ring(&self->p));
+}
+
+TEST_F(user_stats, background)
+{
+	struct puppet_io io = { .path = FILE2, .len = 3 * PUPPET_READAHEAD };
+	long before = ring_stat(self->p.conn, "requests_ring_async");
+	struct puppet_held held = { 0 };
+
+	ASSERT_EQ(0, requester_start(&self->r, request_readahead, &io));
+	ASSERT_EQ(0, puppet_hold(&self->p, &held, FUSE_READ, 1));
+	EXPECT_LE(1, ring_queue_stat(self->p.conn, 0, "background"));
+	ASSERT_EQ(0, puppet_release(&self->p, &held));
+	ASSERT_EQ(0, puppet_serve(&self->p, &self->r));
+	ASSERT_EQ(0, puppet_drain(&self->p, 0));
+	/* RELEASE besides the three. */
+	EXPECT_EQ(before + 4, ring_stat(self->p.conn, "requests_ring_async"));
+	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "background"));
+	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "pending"));
+}
+
+/* What never goes by such a ring. */
+TEST_F(user_stats, device)
+{
+	struct fuse_notify_inval_inode_out inval = { .ino = FUSE_ROOT_ID };
+	struct puppet_held held = { 0 };
+	static struct puppet_req req;
+
+	ASSERT_LT(0, puppet_notify(&self->p, FUSE_NOTIFY_INVAL_INODE, &inval,
+				   sizeof(inval)));
+	EXPECT_EQ(1, ring_stat(self->p.conn, "notifications_dev"));
+
+	ASSERT_EQ(0, requester_start(&self->r, request_stat, FILE2));
+	ASSERT_EQ(0, puppet_hold(&self->p, &held, FUSE_GETATTR, 1));
+	kill(self->r.pid, SIGKILL);
+	ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_INTERRUPT));
+	EXPECT_FALSE(req.ring);
+	EXPECT_EQ(1, ring_stat(self->p.conn, "interrupts_dev"));
+	ASSERT_EQ(0, puppet_release(&self->p, &held));
+	EXPECT_EQ(-SIGKILL, puppet_serve(&self->p, &self->r));
+
+	EXPECT_EQ(0, ring_stat(self->p.conn, "forgets_dev"));
+	ASSERT_EQ(0, file_write("/proc/sys/vm/drop_caches", "2"));
+	ASSERT_EQ(1, puppet_next(&self->p, &req, TEST_WAIT_MS));
+	EXPECT_TRUE(req.in.opcode == FUSE_FORGET ||
+		    req.in.opcode == FUSE_BATCH_FORGET);
+	EXPECT_FALSE(req.ring);
+	EXPECT_EQ(1, ring_stat(self->p.conn, "forgets_dev"));
+	EXPECT_EQ(0, ring_stat(self->p.conn, "forgets_ring"));
+	EXPECT_EQ(0, ring_stat(self->p.conn, "interrupts_ring"));
+	EXPECT_EQ(0, ring_stat(self->p.conn, "notifications_ring"));
+	EXPECT_TRUE(puppet_all_by_ring(&self->p));
+}
+
 /* Read while it is being used, and while its connection ends. */
 TEST_F_TIMEOUT(stats, any_time, TEST_TIMEOUT)
 {

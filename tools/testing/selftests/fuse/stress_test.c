@@ -17,6 +17,7 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 
 #include "../kselftest_harness.h"
 #include "common.h"
@@ -65,14 +66,25 @@ FIXTURE(hostile)
 
 FIXTURE_VARIANT(hostile)
 {
+	enum test_transport transport;
 	unsigned int uring_flags;
 };
 
 FIXTURE_VARIANT_ADD(hostile, ring) {
-	.uring_flags = 0,
+	.transport = TRANSPORT_RING,
 };
 
 FIXTURE_VARIANT_ADD(hostile, ring_defer) {
+	.transport = TRANSPORT_RING,
+	.uring_flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
+};
+
+FIXTURE_VARIANT_ADD(hostile, user) {
+	.transport = TRANSPORT_USER,
+};
+
+FIXTURE_VARIANT_ADD(hostile, user_defer) {
+	.transport = TRANSPORT_USER,
 	.uring_flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
 };
 
@@ -106,9 +118,9 @@ static void *scribbler(void *arg)
 
 FIXTURE_SETUP(hostile)
 {
-	const char *why = test_prepare(TRANSPORT_RING);
+	const char *why = test_prepare(variant->transport);
 	struct puppet_options opt = {
-		.transport = TRANSPORT_RING,
+		.transport = variant->transport,
 		.uring_flags = variant->uring_flags,
 		.nr_queues = 1,
 		.depth = 4,
@@ -142,6 +154,42 @@ FIXTURE_TEARDOWN(hostile)
 	puppet_stop(&self->p);
 }
 
+/*
+ * One more slot for the kernel, in memory that others have as well.  The iovecs
+ * are not in the scribbler's reach, for the kernel would write where they say.
+ */
+static int register_again(struct puppet *p, unsigned int slot)
+{
+	struct fuse_uring_cmd_req cmd = { 0 };
+	struct iovec iov[2] = {
+		{ puppet_header(p, 0, slot),
+		  sizeof(struct fuse_uring_req_header) },
+		{ puppet_payload(p, 0, slot), p->setup.payload_size },
+	};
+
+	return puppet_user_command(p, FUSE_IO_URING_CMD_REGISTER, &cmd, slot,
+				   iov, 2);
+}
+
+/* Commits what was told of a slot, or arms it. */
+static int commit_any(struct puppet *p, unsigned int slot, __u64 commit_id)
+{
+	struct fuse_uring_cmd_req user = { .commit_id = commit_id };
+	struct fuse_uring_req_cmd cmd = {
+		.commit_id = commit_id,
+		.slot = slot,
+	};
+
+	if (p->opt.transport == TRANSPORT_RING)
+		return puppet_command(p, commit_id ?
+				      FUSE_URING_REQ_COMMIT_AND_FETCH :
+				      FUSE_URING_REQ_FETCH, &cmd);
+	if (!commit_id)
+		return register_again(p, slot);
+	return puppet_user_command(p, FUSE_IO_URING_CMD_COMMIT_AND_FETCH, &user,
+				   slot, NULL, 0);
+}
+
 /* Commits what it can, with what the scribbler made of it. */
 TEST_F_TIMEOUT(hostile, header_changes, TEST_TIMEOUT)
 {
@@ -152,8 +200,6 @@ TEST_F_TIMEOUT(hostile, header_changes, TEST_TIMEOUT)
 	int ret;
 
 	while (now_ms() < end) {
-		struct fuse_uring_req_cmd cmd = { 0 };
-
 		ret = puppet_next(p, &req, 1);
 		if (ret == PUPPET_REQUEST && !req.ring)
 			continue;
@@ -165,16 +211,44 @@ TEST_F_TIMEOUT(hostile, header_changes, TEST_TIMEOUT)
 				puppet_fill_reply(p, &req, 0, NULL, 0);
 		}
 		slot = (slot + 1) % ARRAY_SIZE(ids);
-		cmd.slot = slot;
-		cmd.commit_id = ids[slot];
-		ret = puppet_command(p, cmd.commit_id ?
-				     FUSE_URING_REQ_COMMIT_AND_FETCH :
-				     FUSE_URING_REQ_FETCH, &cmd);
-		ASSERT_EQ(0, ret);
+		ASSERT_EQ(0, commit_any(p, slot, ids[slot]));
 		ids[slot] = 0;
 		committed++;
 	}
 	EXPECT_LT(0, committed);
+}
+
+static int any_command(struct puppet *p, __u64 dice, __u64 *seed)
+{
+	struct fuse_uring_req_cmd cmd = {
+		.commit_id = dice % 3 ? test_random(seed) % 64 : 0,
+		.qid = dice >> 8 & 0xf ? 0 : dice >> 16,
+		.slot = dice >> 32 & 7,
+		.flags = dice >> 40 & 0xf ? 0 : dice >> 48,
+	};
+
+	return puppet_command_fd(p, p->fd, dice >> 50 & 7 ?
+				 FUSE_URING_REQ_FETCH + (dice >> 53 & 1) :
+				 dice >> 54, &cmd,
+				 dice >> 56 & 15 ? 0 : IOSQE_ASYNC);
+}
+
+/* What the kernel writes to must be this test's all the same. */
+static int any_user_command(struct puppet *p, __u64 dice, __u64 *seed)
+{
+	struct fuse_uring_cmd_req cmd = {
+		.commit_id = test_random(seed) >> test_random(seed) % 64,
+		.qid = dice >> 8 & 0xf ? 0 : dice >> 16,
+		.flags = test_random(seed),
+	};
+	__u32 op = dice >> 50 & 7 ? FUSE_IO_URING_CMD_COMMIT_AND_FETCH :
+				    dice >> 54;
+
+	if (op == FUSE_IO_URING_CMD_REGISTER || !(dice >> 24 & 63))
+		return register_again(p, dice >> 32 & 3);
+	return puppet_user_command(p, op, &cmd, dice >> 32 & 3,
+				   (void *)(uintptr_t)test_random(seed),
+				   test_random(seed));
 }
 
 /* Random commands besides. */
@@ -187,21 +261,13 @@ TEST_F_TIMEOUT(hostile, any_command, TEST_TIMEOUT)
 
 	while (now_ms() < end) {
 		__u64 dice = test_random(&seed);
-		struct fuse_uring_req_cmd cmd = {
-			.commit_id = dice % 3 ? test_random(&seed) % 64 : 0,
-			.qid = dice >> 8 & 0xf ? 0 : dice >> 16,
-			.slot = dice >> 32 & 7,
-			.flags = dice >> 40 & 0xf ? 0 : dice >> 48,
-		};
 
 		ret = puppet_next(p, &req, 1);
 		if (ret == PUPPET_REQUEST && req.ring && dice >> 60)
 			ret = puppet_answer(p, &req);
-		ret = puppet_command_fd(p, p->fd,
-					dice >> 50 & 7 ?
-					FUSE_URING_REQ_FETCH + (dice >> 53 & 1) :
-					dice >> 54, &cmd,
-					dice >> 56 & 15 ? 0 : IOSQE_ASYNC);
+		ret = variant->transport == TRANSPORT_USER ?
+		      any_user_command(p, dice, &seed) :
+		      any_command(p, dice, &seed);
 		ASSERT_EQ(0, ret);
 	}
 }
@@ -335,6 +401,18 @@ FIXTURE_VARIANT_ADD(cycles, ring_defer) {
 				IORING_SETUP_DEFER_TASKRUN },
 };
 
+FIXTURE_VARIANT_ADD(cycles, user) {
+	.opt = { .transport = TRANSPORT_USER, .nr_queues = 2, .depth = 4 },
+	.cycles = 50,
+};
+
+FIXTURE_VARIANT_ADD(cycles, user_defer) {
+	.cycles = 50,
+	.opt = { .transport = TRANSPORT_USER, .nr_queues = 1, .depth = 2,
+		 .uring_flags = IORING_SETUP_SINGLE_ISSUER |
+				IORING_SETUP_DEFER_TASKRUN },
+};
+
 FIXTURE_SETUP(cycles)
 {
 	const char *why = test_prepare(variant->opt.transport);
@@ -464,22 +542,33 @@ FIXTURE(restart)
 
 FIXTURE_VARIANT(restart)
 {
+	enum test_transport transport;
 	unsigned int uring_flags;
 };
 
 FIXTURE_VARIANT_ADD(restart, ring) {
-	.uring_flags = 0,
+	.transport = TRANSPORT_RING,
 };
 
 FIXTURE_VARIANT_ADD(restart, ring_defer) {
+	.transport = TRANSPORT_RING,
+	.uring_flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
+};
+
+FIXTURE_VARIANT_ADD(restart, user) {
+	.transport = TRANSPORT_USER,
+};
+
+FIXTURE_VARIANT_ADD(restart, user_defer) {
+	.transport = TRANSPORT_USER,
 	.uring_flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
 };
 
 FIXTURE_SETUP(restart)
 {
-	const char *why = test_prepare(TRANSPORT_RING);
+	const char *why = test_prepare(variant->transport);
 	struct puppet_options opt = {
-		.transport = TRANSPORT_RING,
+		.transport = variant->transport,
 		.uring_flags = variant->uring_flags,
 		.nr_queues = 1,
 		.depth = 4,
@@ -495,6 +584,69 @@ FIXTURE_SETUP(restart)
 FIXTURE_TEARDOWN(restart)
 {
 	puppet_stop(&self->p);
+}
+
+/* Takes the request that the header of a slot says it has. */
+static void take_header(struct puppet *p, struct puppet_req *req,
+			unsigned int slot)
+{
+	struct fuse_uring_req_header *head = puppet_header(p, 0, slot);
+
+	req->ring = true;
+	req->qid = 0;
+	req->slot = slot;
+	req->commit_id = head->ring_ent_in_out.commit_id;
+	memcpy(&req->in, head->in_out, sizeof(req->in));
+}
+
+/*
+ * Slots that were told of requests before their io_uring was closed hold them
+ * still.  A managed one is known by its refusal to be armed.
+ */
+static int rearm_managed(struct puppet *p, struct puppet_req *req)
+{
+	unsigned int i;
+	int ret = puppet_arm(p);
+
+	for (i = 0; i < p->setup.queue_depth && !ret; i++) {
+		ret = puppet_next(p, req, 0);
+		if (ret == PUPPET_REQUEST) {
+			ret = puppet_answer(p, req);
+		} else if (ret == -EBUSY) {
+			take_header(p, req, req->slot);
+			ret = puppet_reply(p, req, -EIO, NULL, 0);
+		} else {
+			ret = 0;
+		}
+	}
+	return ret;
+}
+
+/*
+ * With user buffers, the header may have such a request, or one that has been
+ * taken back.  A commit tells: it arms the slot or fails.
+ */
+static int rearm_user(struct puppet *p, struct puppet_req *req)
+{
+	unsigned int i;
+	int ret = 0;
+
+	for (i = 0; i < p->setup.queue_depth && !ret; i++) {
+		take_header(p, req, i);
+		req->payload = puppet_payload(p, 0, i);
+		req->capacity = p->setup.payload_size;
+		ret = puppet_reply(p, req, -EIO, NULL, 0);
+	}
+	while (!ret) {
+		ret = puppet_next(p, req, 0);
+		if (ret == PUPPET_TIMEOUT)
+			break;
+		if (ret == PUPPET_REQUEST)
+			ret = puppet_answer(p, req);
+		else if (ret == -ENOENT)
+			ret = puppet_register(p, 0, req->slot);
+	}
+	return ret;
 }
 
 TEST_F_TIMEOUT(restart, of_io_uring, TEST_TIMEOUT)
@@ -517,30 +669,10 @@ TEST_F_TIMEOUT(restart, of_io_uring, TEST_TIMEOUT)
 		puppet_close_uring(p);
 		/* What it had in slots and had not told comes again. */
 		ASSERT_EQ(0, puppet_uring(p));
-		for (i = 0; i < p->setup.queue_depth; i++) {
-			struct fuse_uring_req_cmd cmd = { .slot = i };
-
-			ret = puppet_command(p, FUSE_URING_REQ_FETCH, &cmd);
-			ASSERT_EQ(0, ret);
-		}
+		ret = variant->transport == TRANSPORT_USER ?
+		      rearm_user(p, &req) : rearm_managed(p, &req);
+		ASSERT_EQ(0, ret);
 		rounds++;
-		/*
-		 * A slot that was told of its request before the io_uring was
-		 * closed holds it still.  It is known by its refusal.
-		 */
-		for (i = 0; i < p->setup.queue_depth; i++) {
-			ret = puppet_next(p, &req, 0);
-			if (ret == PUPPET_REQUEST)
-				ASSERT_EQ(0, puppet_answer(p, &req));
-			if (ret != -EBUSY)
-				continue;
-			req.ring = true;
-			memcpy(&req.in, puppet_header(p, 0, req.slot)->in_out,
-			       sizeof(req.in));
-			req.commit_id = puppet_header(p, 0, req.slot)
-						->ring_ent_in_out.commit_id;
-			ASSERT_EQ(0, puppet_reply(p, &req, -EIO, NULL, 0));
-		}
 	}
 	EXPECT_LT(0, rounds);
 	for (i = 0; i < ARRAY_SIZE(r); i++)

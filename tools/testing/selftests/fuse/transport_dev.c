@@ -157,7 +157,7 @@ static void dev_run(struct server_thread *st)
 				continue;
 			/* ENODEV: unmounted; ECONNABORTED: aborted */
 			if (errno == ENODEV || errno == ECONNABORTED)
-				ring_over(srv);
+				uring_over(srv);
 			else
 				server_fail(srv, -errno, "reading /dev/fuse");
 			break;
@@ -261,6 +261,11 @@ int dev_start_readers(struct server *srv)
 	if (!ret)
 		srv->has_readers = true;
 	return ret;
+}
+
+int dev_add_reader(struct server *srv)
+{
+	return dev_thread_new(srv) ? 0 : -ENOMEM;
 }
 
 int dev_start_reader(struct server *srv)

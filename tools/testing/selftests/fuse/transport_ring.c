@@ -15,50 +15,35 @@
  * nobody waits for an answer: the commit gives the slot back.
  */
 
-#include <errno.h>
-#include <liburing.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "internal.h"
-#include "util.h"
+#include "uring_thread.h"
 
 struct ring {
 	struct fuse_uring_setup setup;
 	char **maps;			/* by queue */
 	/* How often the ring was detached or attached; odd: it is detached */
 	atomic_uint changes;
-	atomic_bool over;		/* the connection has ended */
 };
 
 struct ring_thread {
-	struct server_thread t;
-	struct io_uring uring;
+	struct uring_thread u;
 	char *map;			/* the queue's memory */
 	struct server_req *reqs;	/* one per slot of this thread */
 	unsigned int nr_slots;
 	unsigned int nr_armed;		/* slots that still get requests */
 	unsigned int nr_idle;		/* detached, get requests later */
 	unsigned int changes;		/* of the ring, that we know of */
-	int cmd_fd;			/* /dev/fuse, or its registered index */
-	__u8 sqe_flags;
-
-	/* Answers by other threads wait here for this thread to send them */
-	struct server_req *answered;
-	int wake_fd;
-	__u64 wake_buf;
 };
 
-/* user_data is a server_req, a raw_cmd with this bit set, or WAKE or DETACH */
+/* user_data besides UD_REQ and UD_WAKE: a raw_cmd with this bit set, and this */
 #define UD_RAW		1ULL
-#define UD_WAKE		2ULL
-#define UD_DETACH	4ULL
-#define UD_REQ_MASK	7ULL		/* 0 for a server_req */
+#define UD_DETACH	3ULL
 
 struct raw_cmd {
 	struct server_req *req;		/* of the slot it names, or NULL */
@@ -66,37 +51,11 @@ struct raw_cmd {
 	struct fuse_out_header *msg;	/* of a notification */
 };
 
-static __thread struct ring_thread *self;
-
-static struct io_uring_sqe *ring_sqe(struct ring_thread *t)
-{
-	struct io_uring_sqe *sqe = io_uring_get_sqe(&t->uring);
-
-	/* There is room for a command per slot, but raw ones come on top */
-	if (unlikely(!sqe)) {
-		io_uring_submit(&t->uring);
-		sqe = io_uring_get_sqe(&t->uring);
-	}
-	return sqe;
-}
-
 static inline struct io_uring_sqe *ring_cmd(struct ring_thread *t, __u32 cmd_op,
 					    const struct fuse_uring_req_cmd *cmd,
 					    __u64 user_data)
 {
-	struct io_uring_sqe *sqe = ring_sqe(t);
-
-	/* The command area is the last 16 of the 64 bytes */
-	*sqe = (struct io_uring_sqe){
-		.opcode = IORING_OP_URING_CMD,
-		.flags = t->sqe_flags,
-		.fd = t->cmd_fd,
-		.cmd_op = cmd_op,
-		.user_data = user_data,
-	};
-	memcpy((char *)sqe + offsetof(struct io_uring_sqe, cmd), cmd,
-	       sizeof(*cmd));
-	return sqe;
+	return uring_cmd(&t->u, cmd_op, cmd, sizeof(*cmd), user_data);
 }
 
 static void ring_fetch(struct ring_thread *t, struct server_req *req)
@@ -115,44 +74,6 @@ static void ring_commit(struct ring_thread *t, struct server_req *req)
 	};
 
 	ring_cmd(t, FUSE_URING_REQ_COMMIT_AND_FETCH, &cmd, (uintptr_t)req);
-}
-
-static void ring_wake_arm(struct ring_thread *t)
-{
-	struct io_uring_sqe *sqe = ring_sqe(t);
-
-	io_uring_prep_read(sqe, t->wake_fd, &t->wake_buf, sizeof(t->wake_buf), 0);
-	sqe->user_data = UD_WAKE;
-}
-
-static void ring_wake(struct ring_thread *t)
-{
-	__u64 one = 1;
-
-	if (write(t->wake_fd, &one, sizeof(one)) < 0)
-		perror("eventfd");
-}
-
-static void ring_wake_all(struct server *srv)
-{
-	struct server_thread *t;
-
-	pthread_mutex_lock(&srv->lock);
-	for (t = srv->threads; t; t = t->next)
-		if (t->transport == SERVER_RING)
-			ring_wake((struct ring_thread *)t);
-	pthread_mutex_unlock(&srv->lock);
-}
-
-/* Only the thread that made an io_uring may submit to it */
-static void ring_answer_elsewhere(struct ring_thread *t, struct server_req *req)
-{
-	req->reply_next = __atomic_load_n(&t->answered, __ATOMIC_RELAXED);
-	while (!__atomic_compare_exchange_n(&t->answered, &req->reply_next,
-					    req, true, __ATOMIC_RELEASE,
-					    __ATOMIC_RELAXED))
-		;
-	ring_wake(t);
 }
 
 /* Arms what was detached */
@@ -174,7 +95,7 @@ static void ring_rearm(struct ring_thread *t)
 static void ring_changed(struct ring_thread *t)
 {
 	struct fuse_uring_req_cmd cmd = { .qid = t->reqs[0].qid };
-	unsigned int changes = t->t.srv->ring->changes;
+	unsigned int changes = t->u.t.srv->ring->changes;
 
 	if (changes == t->changes)
 		return;
@@ -187,28 +108,6 @@ static void ring_changed(struct ring_thread *t)
 		ring_rearm(t);
 	else if (t->nr_armed)
 		ring_cmd(t, FUSE_URING_REQ_DETACH, &cmd, UD_DETACH);
-}
-
-/*
- * The connection has ended.  A thread whose slots are all detached, or hold
- * requests that it has not answered, is not told by any command.
- */
-void ring_over(struct server *srv)
-{
-	if (srv->ring && !atomic_exchange(&srv->ring->over, true))
-		ring_wake_all(srv);
-}
-
-static void ring_answered(struct ring_thread *t)
-{
-	struct server_req *req, *next;
-
-	req = __atomic_exchange_n(&t->answered, NULL, __ATOMIC_ACQUIRE);
-	for (; req; req = next) {
-		next = req->reply_next;
-		ring_commit(t, req);
-	}
-	ring_wake_arm(t);
 }
 
 /*
@@ -225,10 +124,10 @@ static void ring_reply(struct server_req *req, int err, size_t len)
 	out->error = err;
 	out->unique = unique;
 	req->hdr->ring_ent_in_out.payload_sz = len;
-	if (t == self)
+	if (&t->u == uring_self)
 		ring_commit(t, req);
 	else
-		ring_answer_elsewhere(t, req);
+		uring_answer_elsewhere(&t->u, req);
 }
 
 static void ring_defer(struct server_req *req)
@@ -257,12 +156,12 @@ static void ring_request(struct ring_thread *t, struct server_req *req)
 /* A command failed, and with it maybe its slot */
 static void ring_failed(struct ring_thread *t, struct server_req *req, int res)
 {
-	struct server *srv = t->t.srv;
+	struct server *srv = t->u.t.srv;
 
 	switch (res) {
 	case -ENOTCONN:		/* unmounted or aborted */
 		t->nr_armed--;
-		ring_over(srv);
+		uring_over(srv);
 		break;
 	case -ECANCELED:	/* detached, or cancelled by somebody */
 		t->nr_armed--;
@@ -297,110 +196,68 @@ static void ring_failed(struct ring_thread *t, struct server_req *req, int res)
 	}
 }
 
-static void ring_completed(struct ring_thread *t, __u64 user_data, int res)
+static void ring_completed(struct uring_thread *u, __u64 user_data, int res)
 {
-	struct server_req *req;
+	struct ring_thread *t = (struct ring_thread *)u;
+	struct server_req *req, *next;
+	struct server *srv = u->t.srv;
 	struct raw_cmd *raw;
 
-	if (!(user_data & UD_REQ_MASK)) {
+	switch (user_data & UD_KIND) {
+	case UD_REQ:
 		req = (struct server_req *)(uintptr_t)user_data;
 		if (!unlikely(res))
 			ring_request(t, req);
 		else
 			ring_failed(t, req, res);
-	} else if (user_data == UD_WAKE) {
-		ring_answered(t);
+		break;
+	case UD_WAKE:
+		for (req = uring_answered(u); req; req = next) {
+			next = req->reply_next;
+			ring_commit(t, req);
+		}
 		ring_changed(t);
-	} else if (user_data == UD_DETACH) {
+		break;
+	case UD_DETACH:
 		if (res && res != -ENOTCONN)
 			fprintf(stderr, "cannot detach a queue: %s\n",
 				strerror(-res));
-	} else {
-		raw = (struct raw_cmd *)(uintptr_t)(user_data & ~UD_RAW);
-		if (t->t.srv->opts.raw_done)
-			t->t.srv->opts.raw_done(raw->tag, res,
-						t->t.srv->opts.hook_arg);
+		break;
+	case UD_RAW:
+		raw = (struct raw_cmd *)(uintptr_t)(user_data & ~UD_KIND);
+		if (srv->opts.raw_done)
+			srv->opts.raw_done(raw->tag, res, srv->opts.hook_arg);
 		if (!res && raw->req)
 			ring_request(t, raw->req);
 		free(raw->msg);
 		free(raw);
+		break;
 	}
-}
-
-static int ring_begin(struct ring_thread *t)
-{
-	/*
-	 * One thread submits and reaps, and wants to be interrupted for
-	 * completions only where it waits for them.  Older kernels know less.
-	 */
-	static const unsigned int flags[] = {
-		IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
-		IORING_SETUP_COOP_TASKRUN,
-		0,
-	};
-	unsigned int i;
-	int ret = -EINVAL;
-
-	for (i = 0; ret == -EINVAL && i < ARRAY_SIZE(flags); i++)
-		ret = io_uring_queue_init(t->nr_slots + 8, &t->uring, flags[i]);
-	if (ret) {
-		server_fail(t->t.srv, ret, "cannot make an io_uring");
-		return ret;
-	}
-	/*
-	 * A child's copy of the io_uring's memory would keep the io_uring, and
-	 * that the connection, for as long as the child lives.
-	 */
-	io_uring_ring_dontfork(&t->uring);
-	/* Both of these only save a look-up per system call and command */
-	io_uring_register_ring_fd(&t->uring);
-	t->cmd_fd = t->t.srv->fd;
-	if (!io_uring_register_files(&t->uring, &t->t.srv->fd, 1)) {
-		t->cmd_fd = 0;
-		t->sqe_flags = IOSQE_FIXED_FILE;
-	}
-
-	ring_wake_arm(t);
-	for (i = 0; i < t->nr_slots; i++)
-		ring_fetch(t, &t->reqs[i]);
-	t->nr_armed = t->nr_slots;
-	return 0;
 }
 
 static void ring_run(struct server_thread *st)
 {
 	struct ring_thread *t = (struct ring_thread *)st;
-	struct io_uring_cqe *cqe;
-	unsigned int head, nr;
-	int ret;
+	unsigned int i;
 
-	if (ring_begin(t))
+	if (uring_begin(&t->u, t->nr_slots + 8, 0))
 		return;
-	self = t;
-	while ((t->nr_armed || t->nr_idle) && !st->srv->ring->over &&
-	       !st->srv->stopping) {
-		/* Sends the answers of the last round and waits, in one call */
-		ret = io_uring_submit_and_wait(&t->uring, 1);
-		if (unlikely(ret < 0 && ret != -EINTR && ret != -EAGAIN &&
-			     ret != -EBUSY)) {
-			server_fail(st->srv, ret, "cannot wait for requests");
+	for (i = 0; i < t->nr_slots; i++)
+		ring_fetch(t, &t->reqs[i]);
+	t->nr_armed = t->nr_slots;
+	while ((t->nr_armed || t->nr_idle) && !uring_ends(&t->u)) {
+		if (!uring_submit_and_wait(&t->u))
 			break;
-		}
-		nr = 0;
-		io_uring_for_each_cqe(&t->uring, head, cqe) {
-			ring_completed(t, cqe->user_data, cqe->res);
-			nr++;
-		}
-		io_uring_cq_advance(&t->uring, nr);
+		uring_reap(&t->u, ring_completed);
 	}
-	self = NULL;
-	io_uring_queue_exit(&t->uring);
+	uring_end(&t->u);
 }
 
 /* For a command that is queued by a handler, on the ring of its thread */
 static int raw_cmd_new(struct server_req *req, __u64 tag, struct raw_cmd **raw)
 {
-	if (!self || req->thread != &self->t)
+	if (!uring_self || req->thread != &uring_self->t ||
+	    uring_self->t.transport != SERVER_RING)
 		return -EXDEV;
 	*raw = calloc(1, sizeof(**raw));
 	if (!*raw)
@@ -412,7 +269,7 @@ static int raw_cmd_new(struct server_req *req, __u64 tag, struct raw_cmd **raw)
 int server_raw_cmd(struct server_req *req, __u32 cmd_op,
 		   const struct fuse_uring_req_cmd *cmd, __u64 tag)
 {
-	struct ring_thread *t = self;
+	struct ring_thread *t = (struct ring_thread *)req->thread;
 	struct raw_cmd *raw;
 	unsigned int i;
 	int ret;
@@ -441,8 +298,8 @@ int ring_notify_start(struct server_req *req, struct fuse_out_header *msg,
 		return ret;
 	}
 	raw->msg = msg;
-	sqe = ring_cmd(self, FUSE_URING_REQ_NOTIFY, &none,
-		       (uintptr_t)raw | UD_RAW);
+	sqe = ring_cmd((struct ring_thread *)req->thread, FUSE_URING_REQ_NOTIFY,
+		       &none, (uintptr_t)raw | UD_RAW);
 	sqe->addr = (uintptr_t)msg;
 	sqe->len = msg->len;
 	return 0;
@@ -458,8 +315,7 @@ static void ring_thread_free(struct server_thread *st)
 {
 	struct ring_thread *t = (struct ring_thread *)st;
 
-	if (t->wake_fd >= 0)
-		close(t->wake_fd);
+	uring_thread_free(&t->u);
 	free(t->reqs);
 	free(t);
 }
@@ -499,22 +355,23 @@ static int ring_thread_new(struct server *srv, unsigned int qid,
 	const struct fuse_uring_setup *setup = &srv->ring->setup;
 	struct ring_thread *t = calloc(1, sizeof(*t));
 	unsigned int i;
+	int ret;
 
 	if (!t)
 		return server_set_error(-ENOMEM, "cannot start a thread");
-	t->t.transport = SERVER_RING;
-	t->t.run = ring_run;
-	t->t.reply = ring_reply;
-	t->t.defer = ring_defer;
-	t->t.forget = ring_forget;
-	t->t.free = ring_thread_free;
+	t->u.t.run = ring_run;
+	t->u.t.reply = ring_reply;
+	t->u.t.defer = ring_defer;
+	t->u.t.forget = ring_forget;
+	t->u.t.free = ring_thread_free;
 	t->map = srv->ring->maps[qid];
 	t->nr_slots = nr + nr_control;
-	t->wake_fd = eventfd(0, EFD_CLOEXEC);
-	server_add_thread(srv, &t->t);
+	ret = uring_thread_add(srv, &t->u, SERVER_RING);
+	if (ret)
+		return ret;
 
 	t->reqs = calloc(t->nr_slots, sizeof(*t->reqs));
-	if (!t->reqs || t->wake_fd < 0)
+	if (!t->reqs)
 		return server_set_error(-ENOMEM, "cannot start a thread");
 	for (i = 0; i < t->nr_slots; i++) {
 		struct server_req *req = &t->reqs[i];
@@ -527,9 +384,9 @@ static int ring_thread_new(struct server *srv, unsigned int qid,
 		req->op = req->hdr->op_in;
 		req->srv = srv;
 		req->priv = srv->opts.fs->priv;
-		req->thread = &t->t;
+		req->thread = &t->u.t;
 	}
-	return srv->opts.no_bind ? 0 : ring_cpus(srv, qid, &t->t);
+	return srv->opts.no_bind ? 0 : ring_cpus(srv, qid, &t->u.t);
 }
 
 /*
@@ -675,7 +532,7 @@ int server_detach(struct server *srv)
 	for (cmd.qid = 0; cmd.qid < ring->setup.nr_queues && !ret; cmd.qid++)
 		ret = side_ring_cmd(srv->side, FUSE_URING_REQ_DETACH, &cmd,
 				    NULL, 0);
-	ring_wake_all(srv);
+	uring_wake_all(srv);
 	return ret;
 }
 
@@ -687,9 +544,22 @@ int server_attach(struct server *srv)
 		return -EOPNOTSUPP;
 	if (ring->changes & 1) {
 		ring->changes++;
-		ring_wake_all(srv);
+		uring_wake_all(srv);
 	}
-	return ring->over ? -ENOTCONN : 0;
+	return srv->over ? -ENOTCONN : 0;
+}
+
+bool ring_needs_reader(struct server *srv)
+{
+	return srv->ring && !srv->ring->setup.nr_control;
+}
+
+int ring_notify(struct server *srv, const struct fuse_out_header *msg)
+{
+	static const struct fuse_uring_req_cmd none;
+
+	return side_ring_cmd(srv->side, FUSE_URING_REQ_NOTIFY, &none, msg,
+			     msg->len);
 }
 
 bool ring_notifies(struct server *srv)
