@@ -6,7 +6,7 @@
 set -uo pipefail
 # shellcheck source=lib.sh
 . "$(dirname "$0")/lib.sh"
-writable='fio-buffered fio-direct fio-mmap fio-libaio fio-io_uring git sqlite metadata kill'
+writable='fio-buffered fio-direct fio-mmap fio-libaio fio-io_uring model git sqlite metadata kill'
 reading='compare parallel mapped kill'
 
 client=$1

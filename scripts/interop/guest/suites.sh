@@ -80,6 +80,16 @@ backing)
 	rm "$own"
 	;;
 metadata) python3 "$(dirname "$0")/metadata.py" "$own" 4 40 ;;
+model)
+	pids=()
+	for seed in 1 2; do
+		python3 "$(dirname "$0")/model.py" "$own.$seed" 400 $seed &
+		pids+=($!)
+	done
+	for pid in "${pids[@]}"; do
+		wait "$pid" || fail 'a file is not what was written (see above)'
+	done
+	;;
 compare) cd "$mnt" && sha256sum --quiet --strict -c /opt/interop/manifest ;;
 parallel)
 	expected=$(cd /opt/interop/data && find . -type f -printf '%p %s\n' | sort | sha256sum)
