@@ -7,6 +7,7 @@
 . "$FU_TOP/scripts/interop/mirror.sh"
 
 suite=${FU_INTEROP_SUITE:-sid}
+export PATH=$PATH:/usr/sbin:/sbin
 modules=(virtio_pci virtio_blk ext4 9p 9pnet_virtio cuse virtiofs overlay)
 depends() { private_apt "$suite" apt-cache depends --important "$1" | sed -nE 's/^ *Depends: (linux-(image|binary|modules)-.*)/\1/p'; }
 
@@ -17,13 +18,13 @@ fetch() {
 	rm -rf "$out"
 	mkdir -p "$out/all" "$out/debs"
 	# shellcheck disable=SC2046 # one word a package
-	(cd "$out/debs" && private_apt "$suite" apt-get -q download "linux-image-$release" $(depends "linux-image-$release"))
+	(cd "$out/debs" && private_apt "$suite" apt-get -q download "linux-image-$release" $(depends "linux-image-$release")) || return 1
 	for name in "$out"/debs/*.deb; do
-		dpkg-deb -x "$name" "$out/all"
+		dpkg-deb -x "$name" "$out/all" || return 1
 	done
 	find "$out/all" -name 'vmlinuz*' -type f -exec cp {} "$out/vmlinuz" \;
 	[ -d "$out/all/lib" ] || ln -s usr/lib "$out/all/lib"
-	depmod -b "$out/all" "$release"
+	depmod -b "$out/all" "$release" || return 1
 	for name in "${modules[@]}"; do
 		modprobe -d "$out/all" -S "$release" --show-depends "$name" | sed -n 's/^insmod //p'
 	done | sort -u | while read -r name; do
@@ -35,7 +36,7 @@ fetch() {
 		esac
 	done
 	cp "$out/all/lib/modules/$release"/modules.{builtin,order} "$out/lib/modules/$release/" 2>/dev/null || true
-	depmod -b "$out" "$release"
+	depmod -b "$out" "$release" && [ -f "$out/vmlinuz" ] || return 1
 	echo "$release" >"$out/release"
 	rm -rf "$out/all" "$out/debs"
 }

@@ -8,7 +8,7 @@ export LC_ALL=C DEBIAN_FRONTEND=noninteractive HOME=/root
 mkdir -p /opt/libfuse /opt/src /opt/interop
 cd /opt/src
 apt-get -q update
-apt-get -q source --download-only fuse3 tree
+apt-get -q source --download-only fuse3
 dpkg-source -x fuse3_*.dsc fuse3
 cd fuse3
 DEB_BUILD_OPTIONS='nocheck parallel=2' DEB_BUILD_PROFILES='nocheck noudeb' dpkg-buildpackage -b -uc -us -d
@@ -21,17 +21,40 @@ mkdir /opt/libfuse/example
 find fuse3/obj/example -maxdepth 1 -type f -perm /111 -exec cp {} /opt/libfuse/example/ \;
 dpkg-query -W -f '${source:Version}\n' libfuse3-4 >/opt/libfuse/version
 
-# A repository with two commits, of a C program that builds with tcc in seconds.
+# A repository with two commits, of C programs that build with tcc in seconds.
 git config --global user.name interop
 git config --global user.email interop@invalid
 git config --global init.defaultBranch main
 git config --global gc.auto 0
-dpkg-source -x tree_*.dsc tree
-git init -q tree
-git -C tree add -A . ':!debian'
-git -C tree commit -qm 'the program'
-git -C tree add -A
-git -C tree commit -qm 'its packaging'
+mkdir tree
+cp -r fuse3/{include,lib,example,util} tree/
+mkdir tree/test
+cp fuse3/test/*.c tree/test/
+cp fuse3/obj/*config.h tree/include/
+cd tree
+git init -q .
+git add -A
+git commit -qm 'the sources'
+flags=(-D_FILE_OFFSET_BITS=64 -DFUSE_USE_VERSION=317 -Iinclude -Ilib)
+builds() { tcc "${flags[@]}" "$@" 2>/dev/null; }
+parts=() programs=()
+for f in lib/*.c lib/modules/*.c; do
+	! builds -c -o "${f%.c}.o" "$f" || parts+=("${f%.c}.o")
+done
+for f in example/{cuse,ioctl,poll}_client.c test/{test_syscalls,stracedecode}.c; do
+	! builds -o "${f%.c}" "$f" || programs+=("${f%.c}")
+done
+git clean -qfdx
+# shellcheck disable=SC2016 # make's own
+printf 'CC = tcc\nCPPFLAGS = %s\nall: %s parts.a\nparts.a: %s\n\t$(CC) -ar rcs $@ $^\n' "${flags[*]}" "${programs[*]}" "${parts[*]}" >Makefile
+git add -A
+git commit -qm 'a way to build some of them'
+make -s
+if [ ! -x example/cuse_client ] || [ ${#parts[@]} -lt 4 ]; then
+	echo "error: tcc builds only ${programs[*]} ${parts[*]}"
+	exit 1
+fi
+cd ..
 git clone -q --bare tree /opt/interop/tree.git
 
 # A tree to read, its sums, and images of it.
@@ -44,7 +67,7 @@ python3 -c 'import random; random.seed(1); open("/opt/interop/data/large", "wb")
 mksquashfs $data /opt/interop/data.sqfs -quiet -no-progress -comp gzip
 mkfs.erofs -zlz4 /opt/interop/data.erofs $data
 xorriso -as mkisofs -quiet -R -o /opt/interop/data.iso $data
-rm -rf fuse3_* tree tree_* ./*.deb fuse3/debian/{tmp,fuse3,libfuse3*,.debhelper}
+rm -rf fuse3_* tree ./*.deb fuse3/debian/{tmp,fuse3,libfuse3*,.debhelper}
 
 # The host's virtiofsd: the program with its loader and libraries.
 mkdir /virtiofsd

@@ -8,6 +8,7 @@
 . "$FU_TOP/scripts/interop/mirror.sh"
 
 here=$FU_TOP/scripts/interop
+export PATH=$PATH:/usr/sbin:/sbin
 suite=${FU_INTEROP_SUITE:-sid}
 mapfile -t packages < <(sed '/^#/d; /^$/d' "$here/packages")
 key=$(hash_of "$suite" "${packages[@]}" "$(cat "$here/root.sh" "$here/root-hook.sh" | sha256sum)")
@@ -33,12 +34,14 @@ bootstrap() {
 		--customize-hook='chroot "$1" /bin/bash -e /opt/root-hook.sh' \
 		--customize-hook='dpkg-query --root="$1" -W >"$1/versions"' \
 		--customize-hook="sync-out /virtiofsd $root.new/virtiofsd" \
-		--customize-hook='image=$(mktemp -u "$(dirname "$1")/interop-root.XXXXXX") &&
-			PATH=$PATH:/sbin:/usr/sbin mke2fs -q -t ext4 -L interop -m 0 -d "$1" "$image" 4G && mv "$image" "$1/root.img"' \
+		--customize-hook='mkdir "$1.bare" && mount --bind "$1" "$1.bare" &&
+			mke2fs -q -t ext4 -L interop -m 0 -d "$1.bare" "$1.img" $(($(du -sxm "$1.bare" | cut -f1) * 5 / 4 + 64))M && umount "$1.bare" && rmdir "$1.bare" && mv "$1.img" "$1/root.img"' \
 		--customize-hook="download /versions $root.new/versions" \
 		--customize-hook="download /root.img $root.new/root.img" \
 		"$suite" - "deb $uri $suite main" "deb-src $uri $suite main" || return 1
 	rm -rf "$work"
+	# Made no larger than needed for the way out of there; room to work in is added here.
+	truncate -s 4G "$root.new/root.img" && resize2fs "$root.new/root.img"
 }
 
 exec 8>"$FU_CACHE/interop/lock"
