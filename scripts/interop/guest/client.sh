@@ -27,10 +27,10 @@ work=/srv/work
 mkdir -p /mnt "$rows" "$log"
 if [ -n "$file_mount" ]; then
 	touch "$mnt"
-	root=$mnt
+	root=$mnt uncached=$mnt
 else
 	mkdir -p "$mnt"
-	root=$mnt/.
+	root=$mnt/. uncached=$mnt/no-such-name
 fi
 
 version() {
@@ -111,7 +111,8 @@ kill_suite() {
 	for one in "${load[@]}"; do
 		until_true 30 gone "$one" || { echo "error: a client still hangs 30 s after the server's death"; kill -9 "$one"; }
 	done
-	answer=$(stat "$root" 2>&1)
+	# Something that no cache answers.
+	answer=$(cat "$uncached" 2>&1)
 	[[ $answer = *'not connected' ]] || echo "error: not ENOTCONN: $answer"
 	umount "$mnt" || { echo 'error: it cannot be unmounted'; umount -l "$mnt"; }
 	until_true 10 test ! -e "$connections/$number" || echo 'error: the connection is still there'
