@@ -37,6 +37,12 @@ debian)
 	;;
 *) die "KERNEL=$KERNEL is not known: leave it out, or say KERNEL=debian" ;;
 esac
+# What each client's result depends on, as it is now.
+common=$(hash_of "$(sha256sum <"$image")" "$root" "${DEPTHS:-}" "$(cat "$here"/guest/{boot,*.sh,*.py} | sha256sum)")
+declare -A keys=()
+for client in "${clients[@]}"; do
+	keys[$client]=$(hash_of "$common" "$(cat "$here/guest/clients/$client.sh")")
+done
 initrd=$FU_BUILD/initrd-interop-$name.cpio
 "$FU_TOP/scripts/initramfs.sh" "$initrd" "$here/guest:/interop" "${extra[@]}"
 choose_accel "$image" "$initrd"
@@ -65,17 +71,15 @@ run() {
 	return $status
 }
 
-kernel_key=$(sha256sum <"$image")
 for client in "${clients[@]}"; do
-	key=$(hash_of "$kernel_key" "$root" "${DEPTHS:-}" "$(cat "$here"/guest/{boot,*.sh,*.py} "$here/guest/clients/$client.sh" | sha256sum)")
-	if [ "$(cat "$results/$client/key" 2>/dev/null)" = "$key" ]; then
+	if [ "$(cat "$results/$client/key" 2>/dev/null)" = "${keys[$client]}" ]; then
 		say "$client: as before"
 		continue
 	fi
 	say "$client (console: $FU_LOGS/interop-$name-$client.console)"
 	start=$SECONDS
 	if run "$client"; then
-		echo "$key" >"$results/$client.new/key"
+		echo "${keys[$client]}" >"$results/$client.new/key"
 	fi
 	rm -rf "${results:?}/$client"
 	mv "$results/$client.new" "$results/$client"
