@@ -4,6 +4,7 @@
 #   interop.sh                    every client that has no result yet
 #   CLIENTS="bindfs sshfs" ...    only these
 #   DEPTHS="1 8 32" ...           the ring's queue depths
+#   SUITES="metadata kill" ...     only these pieces of work, to try something
 #   KERNEL=debian ...             on Debian's newest kernel, with mainline's ring, to compare
 # Each client is a step: a guest of its own, whose result is kept below build/interop until the kernel, the root or
 # the client's scripts change.  Ends with "interop: clients=N ring_requests=N N passed, N failed".
@@ -38,7 +39,7 @@ debian)
 *) die "KERNEL=$KERNEL is not known: leave it out, or say KERNEL=debian" ;;
 esac
 # What each client's result depends on, as it is now.
-common=$(hash_of "$(sha256sum <"$image")" "$root" "${DEPTHS:-}" "$(cat "$here"/guest/{boot,*.sh,*.py} | sha256sum)")
+common=$(hash_of "$(sha256sum <"$image")" "$root" "${DEPTHS:-}" "${SUITES:-}" "$(cat "$here"/guest/{boot,*.sh,*.py} | sha256sum)")
 declare -A keys=()
 for client in "${clients[@]}"; do
 	keys[$client]=$(hash_of "$common" "$(cat "$here/guest/clients/$client.sh")")
@@ -58,6 +59,7 @@ run() {
 	esac
 	rm -rf "$share"
 	mkdir -p "$share/logs" "$share/rows"
+	[ -z "${SUITES:-}" ] || echo "$SUITES" >"$share/suites"
 	if [ "$client" = virtiofs ] || [ "$client" = idmapped ]; then
 		mkdir "$share/virtiofs"
 		vm=(--virtiofs "$share/virtiofs" --virtiofsd "$root/virtiofsd/ld.so --library-path $root/virtiofsd $root/virtiofsd/virtiofsd")

@@ -21,6 +21,14 @@ cleanup() { :; }
 # shellcheck source=/dev/null
 . "$here/clients/$client.sh"
 
+if [ -f /host/suites ]; then
+	some= chosen=" $(cat /host/suites) "
+	for suite in $suites; do
+		[[ $chosen != *" $suite "* ]] || some+=" $suite"
+	done
+	suites=$some
+fi
+
 mnt=/mnt/$client
 log=/host/logs
 work=/srv/work
