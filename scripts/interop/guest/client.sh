@@ -22,7 +22,7 @@ cleanup() { :; }
 . "$here/clients/$client.sh"
 
 if [ -f /host/suites ]; then
-	some= chosen=" $(cat /host/suites) "
+	some='' chosen=" $(cat /host/suites) "
 	for suite in $suites; do
 		[[ $chosen != *" $suite "* ]] || some+=" $suite"
 	done
@@ -87,7 +87,10 @@ finished() {
 		echo "suite $1 ok $3" >>"$row"
 		return
 	fi
-	text=$(grep -aE '^(error|not)\b|rror|erif|failed' "$4" | tail -n 1 | tr -d '\r' | cut -c1-160)
+	# The first thing that went wrong says more than what followed.
+	text=$(grep -aE '^error' "$4" | grep -av 'see above\|ended with status' | head -n 1)
+	[ -n "$text" ] || text=$(grep -aE 'rror|erif|failed' "$4" | tail -n 1)
+	text=$(tr -d '\r' <<<"$text" | cut -c1-160)
 	[ "$2" -ne 124 ] || text="it did not end within 300 s; $text"
 	[ -n "$text" ] || text="status $2; $(tail -n 1 "$4" | cut -c1-160)"
 	say "    $1: FAIL, $3 s: $text"
