@@ -115,7 +115,7 @@ load)
 			dd if=/dev/zero of="$mnt/load.$4" bs=64k count=16 status=none || break
 			cat "$mnt/load.$4" >/dev/null || break
 		else
-			find "$mnt" -type f -exec cat {} + >/dev/null || break
+			find "$mnt/include" -type f -exec cat {} + >/dev/null || break
 		fi
 	done
 	exit 0
