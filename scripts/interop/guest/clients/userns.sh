@@ -10,6 +10,7 @@ whole() {
 	counting_starts
 	setpriv --reuid=user --regid=user --clear-groups unshare -Urm /bin/bash "$here/userns.sh" "$transport" "$work" "git sqlite metadata" >"$out" 2>&1 &
 	pid=$!
+	# shellcheck disable=SC2317 # called by until_true
 	counted() { gone "$pid" || [ -e "$work/connection" ]; }
 	until_true 1200 counted
 	if [ -e "$work/connection" ]; then
