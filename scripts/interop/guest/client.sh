@@ -15,7 +15,7 @@ declare -A limits=()
 # limit SUITE TEXT: what this client cannot do over any transport, and why.
 limit() { limits[$1]=$2; }
 # What a client's file may replace.
-title=$client package='' suites=$writable file_mount=''
+title=$client package='' suites=$writable file_mount='' stays=''
 prepare() { :; }
 cleanup() { :; }
 # shellcheck source=/dev/null
@@ -74,6 +74,8 @@ start() {
 }
 stop() {
 	umount "$mnt" 2>/dev/null || { sleep 2; umount "$mnt"; } || { problem='it cannot be unmounted'; umount -l "$mnt"; kill -9 "$pid"; return 1; }
+	# Some servers serve other things too, and do not end with the mount.
+	[ -z "$stays" ] || kill "$pid"
 	until_true 30 gone "$pid" || { problem='the server is still there 30 s after umount'; kill -9 "$pid"; return 1; }
 	wait "$pid" 2>/dev/null
 	cleanup
