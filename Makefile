@@ -3,7 +3,7 @@
 # ACCEL=kvm|tcg chooses QEMU's accelerator, FU_NO_INSTALL=1 never installs a package.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint shell export clean vmtest affinity locks bigvm
+.PHONY: help run test lint shell export clean vmtest affinity locks bigvm interop
 
 help: ## list the verbs
 	@sed -nE 's/^([a-z]+): ## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
@@ -34,6 +34,9 @@ locks: ## count how often a request takes which lock of fs/fuse
 
 bigvm: ## run tests with 64 CPUs in 8 nodes, measure a ring's memory and set-up time for 1 to 240 CPUs
 	@scripts/bigvm.sh
+
+interop: ## real clients in a small Debian over /dev/fuse and the ring: make interop CLIENTS="bindfs sshfs"
+	@scripts/interop.sh
 
 clean: ## remove build output (build/linux and the cache stay)
 	@scripts/clean.sh

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Build the guest's kernel: build-kernel.sh [--tree DIR] [--kernel ordinary|debug|stats] [--out DIR]
+# Build the guest's kernel: build-kernel.sh [--tree DIR] [--kernel ordinary|debug|stats|interop] [--out DIR]
 # The object folder is build/kernel-BASE-KERNEL unless --out names another; the last line printed is
 # the image's path.  A tree without changes whose image is in the cache is not built again.
 . "$(dirname "$0")/lib.sh"
@@ -21,8 +21,8 @@ if [ -n "${FU_IMAGE:-}" ]; then
 fi
 case $kernel in
 ordinary) fragments=("$FU_TOP/configs/vm.config") ;;
-debug | stats) fragments=("$FU_TOP/configs/vm.config" "$FU_TOP/configs/$kernel.config") ;;
-*) die "kernel '$kernel' is not known: say ordinary, debug or stats" ;;
+debug | stats | interop) fragments=("$FU_TOP/configs/vm.config" "$FU_TOP/configs/$kernel.config") ;;
+*) die "kernel '$kernel' is not known: say ordinary, debug, stats or interop" ;;
 esac
 out=${out:-$FU_BUILD/kernel-$FU_BASE_NAME-$kernel}
 [ -f "$tree/Kbuild" ] || die "$tree is not a kernel tree (make one with ./apply.sh)"

@@ -6,6 +6,7 @@
 #   FU_JOBS         parallel jobs (default: one a processor)
 #   FU_NO_INSTALL   1: never install packages, only say which are missing
 #   FU_IMAGE        a kernel image to boot instead of building one
+#   FU_VM_LOCK      a file: guests of several clones that name it take turns
 #   BASE            lts: work on the newest linux-source-6.12 instead of the pinned base
 
 set -euo pipefail

@@ -4,16 +4,21 @@
 
     vm-run.py --kernel IMAGE --initrd CPIO --cmd 'SHELL COMMAND' --log FILE [--timeout 600]
               [--quiet-limit 240] [--smp 4] [--maxcpus 4] [--mem 3072] [--icount] [--share DIR] [--append ARGS]
+              [--disk IMAGE] [--virtiofs DIR --virtiofsd COMMAND]
               [--allow REGEX] [--show all|tests|results|none] [--interactive]
 
 Exit status: the command's own (0 to 125), or 126 when the guest hung, panicked, warned, or reported
 a bug; the report is then shown.  The whole console is in FILE.  --share DIR is /host in the guest.
+--disk IMAGE is /dev/vda; what the guest writes there is gone with it.  --virtiofs DIR is the virtiofs
+`interop`, served by the given virtiofsd.  With $FU_VM_LOCK, guests of several clones take turns.
 """
 import argparse
+import fcntl
 import json
 import os
 import re
 import selectors
+import shlex
 import shutil
 import signal
 import socket
@@ -55,6 +60,9 @@ def parse_args():
     p.add_argument("--icount", action="store_true", help="guest time counts instructions (one vCPU)")
     p.add_argument("--accel", default=os.environ.get("ACCEL", ""), help="tcg or kvm (default: $ACCEL, tcg)")
     p.add_argument("--share", help="host folder that is /host in the guest (read and write)")
+    p.add_argument("--disk", help="raw image that is /dev/vda in the guest; stays as it is")
+    p.add_argument("--virtiofs", help="host folder that is the virtiofs `interop` in the guest")
+    p.add_argument("--virtiofsd", default="virtiofsd", help="command of the virtiofsd that serves it")
     p.add_argument("--append", default="", help="more kernel command line")
     p.add_argument("--allow", action="append", default=[], help="reports that match this are expected")
     p.add_argument("--show", choices=["all", "tests", "results", "none"], default="all",
@@ -84,11 +92,18 @@ def qemu_command(args, work, token):
         cmd += ["-icount", "shift=0,sleep=off"]
     per = cpus // nodes
     for node in range(nodes):
-        cmd += ["-object", "memory-backend-ram,id=m%d,size=%dM" % (node, args.mem // nodes),
+        cmd += ["-object", "%s,id=m%d,size=%dM" % (
+                    "memory-backend-memfd,share=on" if args.virtiofs else "memory-backend-ram", node, args.mem // nodes),
                 "-numa", "node,nodeid=%d,memdev=m%d,cpus=%d-%d" % (node, node, node * per, node * per + per - 1)]
     if args.share:
         cmd += ["-virtfs", "local,path=%s,mount_tag=host,security_model=none,multidevs=remap"
                 % os.path.abspath(args.share)]
+    if args.disk:
+        cmd += ["-drive", "if=none,id=disk,format=raw,snapshot=on,file=%s" % os.path.abspath(args.disk).replace(",", ",,"),
+                "-device", "virtio-blk-pci,drive=disk"]
+    if args.virtiofs:
+        cmd += ["-chardev", "socket,id=virtiofs,path=%s" % os.path.join(work, "virtiofs"),
+                "-device", "vhost-user-fs-pci,chardev=virtiofs,tag=interop"]
     cmd += ["-append", " ".join([
         "console=ttyS0 rdinit=/init panic=-1 panic_on_oops=1 fuse.enable_uring=1 sysrq_always_enabled",
         "quiet loglevel=5 random.trust_cpu=on rcupdate.rcu_cpu_stall_timeout=120 vm.token=%s" % token, args.append]).strip()]
@@ -151,6 +166,7 @@ class Guest:
         self.looking = ""       # in look_into_hang(): which part of the guest's answer this is
         self.in_command = False
         self.shown = 0.0        # when a line was last shown only to say that things move
+        self.virtiofsd = self.serve_virtiofs() if args.virtiofs else None
         self.proc = subprocess.Popen(qemu_command(args, self.work, self.token), stdin=subprocess.PIPE,
                                      stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         # What is read from: the kernel's console with QEMU's own messages, and the command's port.
@@ -161,6 +177,18 @@ class Guest:
         self.selector = selectors.DefaultSelector()
         for fd in self.sources:
             self.selector.register(fd, selectors.EVENT_READ)
+
+    def serve_virtiofs(self):
+        path = os.path.join(self.work, "virtiofs")
+        with open(self.args.log + ".virtiofsd", "wb") as log:
+            proc = subprocess.Popen(shlex.split(self.args.virtiofsd) + [
+                "--socket-path=" + path, "--shared-dir=" + os.path.abspath(self.args.virtiofs), "--sandbox=none"],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        while not os.path.exists(path):
+            if proc.poll() is not None:
+                sys.exit("vm-run.py: virtiofsd ended at once: see %s.virtiofsd" % self.args.log)
+            time.sleep(0.05)
+        return proc
 
     def connect(self, path):
         """QEMU makes the socket a moment after it starts; None when it ended instead."""
@@ -276,6 +304,9 @@ class Guest:
             except subprocess.TimeoutExpired:
                 self.proc.kill()
                 self.proc.wait()
+            if self.virtiofsd:
+                self.virtiofsd.kill()
+                self.virtiofsd.wait()
             for tail in self.sources.values():
                 if tail:
                     self.emit(tail)
@@ -311,7 +342,7 @@ def interactive(args):
 
 def main():
     args = parse_args()
-    for path in (args.kernel, args.initrd):
+    for path in filter(None, (args.kernel, args.initrd, args.disk)):
         if not os.path.isfile(path):
             sys.exit("vm-run.py: %s is not a file" % path)
     if args.maxcpus and args.maxcpus < args.smp:
@@ -325,6 +356,9 @@ def main():
     os.makedirs(os.path.dirname(os.path.abspath(args.log)), exist_ok=True)
     # Whoever ends this script ends the guest.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    if os.environ.get("FU_VM_LOCK"):
+        turn = open(os.environ["FU_VM_LOCK"], "w")
+        fcntl.flock(turn, fcntl.LOCK_EX)
     return Guest(args).run()
 
 

@@ -1,0 +1,5 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash disable=SC2034,SC2154 # a part of client.sh
+title='libfuse example passthrough_hp, backing files opened (FUSE passthrough)'
+suites="backing $writable"
+serve() { exec /opt/libfuse/example/passthrough_hp --foreground "$back" "$mnt"; }

@@ -1,0 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash disable=SC2034,SC2154 # a part of client.sh
+package=disorderfs
+serve() { exec disorderfs -f --shuffle-dirents=yes "$back" "$mnt"; }

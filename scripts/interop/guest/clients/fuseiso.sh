@@ -1,0 +1,5 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash disable=SC2034,SC2154 # a part of client.sh
+package=fuseiso
+suites=$reading
+serve() { exec fuseiso -f /opt/interop/data.iso "$mnt"; }

@@ -1,0 +1,5 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash disable=SC2034,SC2154 # a part of client.sh
+title='libfuse example memfs_ll'
+export INTEROP_NO_LINKS=1
+serve() { exec /opt/libfuse/example/memfs_ll -f "$mnt"; }

@@ -1,0 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash disable=SC2034,SC2154 # a part of client.sh
+title='libfuse example passthrough_hp'
+serve() { exec /opt/libfuse/example/passthrough_hp --foreground --nopassthrough "$back" "$mnt"; }
