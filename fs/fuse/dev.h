@@ -37,6 +37,7 @@ struct fuse_copy_state {
 	unsigned int len;
 	unsigned int offset;
 	unsigned int move_pages:1;
+	unsigned int user:1;
 	unsigned int faulted:1;
 };
 

@@ -342,7 +342,7 @@ int fuse_uring_commit_error(struct fuse_uring_slot *slot)
  * is the server's again, unless the connection has ended.
  */
 static bool fuse_uring_uncommit(struct fuse_uring_slot *slot,
-				struct fuse_req *req)
+				struct fuse_req *req, struct task_struct *task)
 {
 	struct fuse_uring_queue *queue = slot->queue;
 	bool stopped;
@@ -354,6 +354,8 @@ static bool fuse_uring_uncommit(struct fuse_uring_slot *slot,
 		slot->since = jiffies;
 		fuse_uring_slot_move(slot, FUSE_URING_SLOT_COMMIT,
 				     FUSE_URING_SLOT_BUSY);
+		/* It is this task's now, and goes with it */
+		fuse_uring_set_task(slot, task);
 		queue->nr_cmds--;
 	}
 	spin_unlock(&queue->lock);
@@ -398,7 +400,7 @@ fuse_uring_take_reply(struct io_uring_cmd *cmd, struct fuse_uring_slot *slot,
 		if (!oh->error)
 			err = fuse_uring_copy_out(slot, req, payload_sz);
 		if (user && unlikely(err == -EFAULT) &&
-		    fuse_uring_uncommit(slot, req)) {
+		    fuse_uring_uncommit(slot, req, task)) {
 			if (first)
 				fuse_uring_update(fc);
 			return err;

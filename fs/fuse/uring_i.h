@@ -651,14 +651,15 @@ static inline bool fuse_uring_has_credit(struct fuse_uring_queue *queue)
 /*
  * Whether a request goes over the ring.  Its size has been taken.  Slots in
  * memory of the server are as large as that wants, and what is too large for
- * them, and what answers a notification, goes over /dev/fuse.
+ * them goes over /dev/fuse.  So does what wants no reply, a FORGET or the answer
+ * to a notification: there is nothing to commit.
  */
 static inline bool fuse_uring_carries(const struct fuse_uring *uring,
 				      const struct fuse_req *req)
 {
 	return likely(!uring->user) ||
 		(req->uring_area <= uring->payload_size &&
-		 req->in.h.opcode != FUSE_NOTIFY_REPLY);
+		 test_bit(FR_ISREPLY, &req->flags));
 }
 
 /* On which list a request waits.  Its size has been taken. */

@@ -11,6 +11,16 @@
 
 #include <linux/slab.h>
 
+static void fuse_uring_slot_uncredit(struct fuse_uring_slot *slot)
+{
+	struct fuse_uring_queue *queue = slot->queue;
+
+	if (slot->background) {
+		slot->background = false;
+		WRITE_ONCE(queue->nr_background, queue->nr_background - 1);
+	}
+}
+
 /**
  * fuse_uring_slot_revoke - take a slot's request away, and give back what it has
  *	for it: a credit, memory of the pool
@@ -26,10 +36,7 @@ struct fuse_req *fuse_uring_slot_revoke(struct fuse_uring_slot *slot)
 	lockdep_assert_held(&queue->lock);
 
 	slot->req = NULL;
-	if (slot->background) {
-		slot->background = false;
-		WRITE_ONCE(queue->nr_background, queue->nr_background - 1);
-	}
+	fuse_uring_slot_uncredit(slot);
 	if (slot->lot)
 		fuse_uring_pool_give(slot);
 
@@ -115,12 +122,12 @@ void fuse_uring_slot_drop(struct fuse_uring_slot *slot, int ret)
  * @slot: the slot, which is READY and whose queue is locked
  *
  * A server that waits for several completions at a time may be left to it for
- * a background request, but not while somebody waits.
+ * a background request or forgets, but not while somebody waits.
  */
 void fuse_uring_slot_send(struct fuse_uring_slot *slot)
 {
 	fuse_uring_slot_move(slot, FUSE_URING_SLOT_READY, FUSE_URING_SLOT_SENT);
-	if (slot->background)
+	if (slot->background || slot->control == FUSE_URING_CONTROL_FORGET)
 		io_uring_cmd_do_in_task_lazy(slot->cmd, fuse_uring_sent_work);
 	else
 		io_uring_cmd_complete_in_task(slot->cmd, fuse_uring_sent_work);
@@ -434,7 +441,7 @@ static void fuse_uring_pending_send(struct fuse_uring *uring)
 	if (uring->active)
 		fuse_uring_take_over(uring);
 	if (!list_empty(&fiq->pending)) {
-		wake_up(&fiq->waitq);
+		wake_up_all(&fiq->waitq);
 		kill_fasync(&fiq->fasync, SIGIO, POLL_IN);
 	}
 }
@@ -501,8 +508,10 @@ void fuse_uring_update(struct fuse_conn *fc)
 		uring->active = live;
 	} while (fuse_uring_map_stale(uring));
 	fuse_uring_control_update(uring);
-	if (!live && !list_empty(&fiq->pending))
-		wake_up(&fiq->waitq);
+	if (!live && !list_empty(&fiq->pending)) {
+		wake_up_all(&fiq->waitq);
+		kill_fasync(&fiq->fasync, SIGIO, POLL_IN);
+	}
 	spin_unlock(&fiq->lock);
 }
 
@@ -637,10 +646,13 @@ static struct fuse_req *fuse_uring_slot_withdraw(struct fuse_uring_slot *slot,
 			break;
 		fallthrough;
 	case FUSE_URING_SLOT_BUSY:
-		if (detach)
+		if (detach) {
 			slot->detached = true;
-		else
+		} else {
 			WRITE_ONCE(slot->task, NULL);
+			/* What others have must not depend on a dead one */
+			fuse_uring_slot_uncredit(slot);
+		}
 		fuse_uring_slot_unregister(slot);
 		/* Another one may carry forgets now */
 		if (slot->control == FUSE_URING_CONTROL_FORGET)

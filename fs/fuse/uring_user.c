@@ -127,14 +127,23 @@ int fuse_uring_user_copy_in(struct fuse_uring_slot *slot, struct fuse_req *req,
 int fuse_uring_user_copy_out(struct fuse_uring_slot *slot, struct fuse_req *req,
 			     u32 payload_sz)
 {
+	struct fuse_args *args = req->args;
+	unsigned int nr = args->out_numargs;
+	unsigned int last_size = nr ? args->out_args[nr - 1].size : 0;
 	struct fuse_copy_state cs;
 	int err;
 
 	fuse_copy_init_uaddr(&cs, 0, req, slot->user_payload, payload_sz);
-	err = fuse_copy_out_args(&cs, req->args,
+	err = fuse_copy_out_args(&cs, args,
 				 sizeof(struct fuse_out_header) + payload_sz);
+	if (unlikely(cs.faulted)) {
+		/* The next attempt may be another reply */
+		if (nr)
+			args->out_args[nr - 1].size = last_size;
+		return -EFAULT;
+	}
 
-	return cs.faulted ? -EFAULT : err;
+	return err;
 }
 
 /**
@@ -216,12 +225,19 @@ fuse_uring_commit_slot(struct fuse_uring_queue *queue, u64 commit_id)
 
 	if (queue->stopped)
 		return ERR_PTR(-ENOTCONN);
-	if (!slot || !slot->req)
+	if (!slot)
 		return ERR_PTR(-ENOENT);
-	if (slot->state != FUSE_URING_SLOT_BUSY)
-		return ERR_PTR(fuse_uring_commit_error(slot));
 
-	return slot;
+	switch (slot->state) {
+	case FUSE_URING_SLOT_BUSY:
+		return slot->req ? slot : ERR_PTR(-ENOENT);
+	case FUSE_URING_SLOT_FILL:
+	case FUSE_URING_SLOT_SENT:
+	case FUSE_URING_SLOT_COMMIT:
+		return ERR_PTR(-EBUSY);
+	default:
+		return ERR_PTR(-ENOENT);
+	}
 }
 
 /*
@@ -276,10 +292,12 @@ static int fuse_uring_user_commit(struct io_uring_cmd *cmd,
 		if (likely(err != -EFAULT))
 			return err;
 
-		bad = ++faults == FUSE_URING_MAX_FAULTS ||
-			fatal_signal_pending(current) ||
-			fault_in_readable((char __user *)hdr, sizeof(*hdr)) ||
-			fault_in_readable(payload, payload_sz);
+		bad = fault_in_readable((char __user *)hdr, sizeof(*hdr)) ||
+			fault_in_readable(payload, payload_sz) ||
+			++faults == FUSE_URING_MAX_FAULTS;
+		/* Then that is no reason, and the request dies with its task */
+		if (fatal_signal_pending(current))
+			return -EINTR;
 	}
 }
 
@@ -325,7 +343,7 @@ static int fuse_uring_register(struct io_uring_cmd *cmd, struct fuse_conn *fc,
 	err = fuse_uring_get_areas(cmd, iov, issue_flags);
 	if (err)
 		return err;
-	if (qid >= nr_cpu_ids || !cpu_possible(qid))
+	if (qid >= nr_cpu_ids)
 		return -EINVAL;
 
 	uring = fuse_uring_user_make(fc);
@@ -417,8 +435,11 @@ int fuse_uring_user_cmd(struct io_uring_cmd *cmd, struct fuse_dev *fud,
 	/* As a return value that would send the command to a worker */
 	if (err == -EAGAIN)
 		return fuse_uring_cmd_done(cmd, err, issue_flags);
-	if (err)
+	if (err) {
+		if (cmd->cmd_op == FUSE_IO_URING_CMD_REGISTER)
+			fuse_uring_expect_no_more(fc);
 		return err;
+	}
 
 	ureq = io_uring_sqe_cmd(cmd->sqe);
 	qid = READ_ONCE(ureq->qid);

@@ -100,6 +100,7 @@ int server_start_thread(struct server_thread *t);
 void server_fail(struct server *srv, int err, const char *what);
 int server_set_error(int err, const char *what);
 int server_refuse(const char *what);
+bool server_fall_back(struct server *srv, int err);
 /* A notification as the kernel wants it; NULL when there is no memory */
 struct fuse_out_header *server_notify_msg(int code, const void *payload,
 					  size_t len);
@@ -120,6 +121,10 @@ void uring_over(struct server *srv);
 int user_setup(struct server *srv);
 /* FUSE_INIT has been answered: registers the slots, or falls back */
 int user_start(struct server *srv);
+
+/* uring_thread.c */
+/* Whether this process can have an io_uring: 0 or a negative errno */
+int uring_probe(void);
 
 /* transport_ring.c */
 int ring_setup(struct server *srv);

@@ -494,16 +494,39 @@ static int take_over(struct server *srv)
 	return ret ? server_set_error(ret, "cannot take over") : 0;
 }
 
+/* What is no reason not to be served: there is no such ring here, or not for us */
+static bool can_fall_back(int err)
+{
+	return err == -EOPNOTSUPP || err == -ENOTTY || err == -EPERM ||
+		err == -EACCES || err == -ENOBUFS;
+}
+
+/* Returns whether the server goes on over /dev/fuse, and says so then */
+bool server_fall_back(struct server *srv, int err)
+{
+	if (!srv->opts.fall_back || !can_fall_back(err))
+		return false;
+	fprintf(stderr, "%s; going on over /dev/fuse\n", server_error());
+	srv->opts.transport = SERVER_DEV;
+	return true;
+}
+
 static int transport_setup(struct server *srv)
 {
-	switch (srv->opts.transport) {
-	case SERVER_RING:
-		return ring_setup(srv);
-	case SERVER_USER:
-		return user_setup(srv);
-	default:
-		return dev_setup(srv);
-	}
+	int ret = 0;
+
+	if (srv->opts.transport != SERVER_DEV)
+		ret = uring_probe();
+	if (!ret && srv->opts.transport == SERVER_RING)
+		ret = ring_setup(srv);
+	else if (!ret && srv->opts.transport == SERVER_USER)
+		ret = user_setup(srv);
+	if (ret && !server_fall_back(srv, ret))
+		return ret;
+	if (srv->opts.transport != SERVER_DEV)
+		return 0;
+	ring_free(srv);
+	return dev_setup(srv);
 }
 
 struct server *server_start(const struct server_opts *opts)
@@ -570,7 +593,7 @@ struct server *server_begin(const struct server_opts *opts, int dev_fd)
 	if (!ret && opts->keep && opts->keep->starts > 1)
 		ret = take_over(srv);
 	/* Slots first, so that their requests do not come over /dev/fuse */
-	user = opts->transport == SERVER_USER;
+	user = srv->opts.transport == SERVER_USER;
 	if (!ret && user && srv->init_done) {
 		ret = user_start(srv);
 		user = false;

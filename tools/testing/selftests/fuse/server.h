@@ -178,9 +178,8 @@ struct server_opts {
 
 	bool no_bind;			/* ring: don't bind threads to CPUs */
 	/*
-	 * User buffers: when the kernel does not offer them, or refuses a slot,
-	 * say so on stderr and go on over /dev/fuse.  Otherwise server_start()
-	 * fails.
+	 * When there is no such ring here, or not for this process, say so on
+	 * stderr and go on over /dev/fuse.  Otherwise server_start() fails.
 	 */
 	bool fall_back;
 

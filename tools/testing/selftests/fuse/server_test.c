@@ -13,6 +13,8 @@
 #include "../kselftest_harness.h"
 #include "transports.h"
 
+#define NO_IO_URING	"/proc/sys/kernel/io_uring_disabled"
+
 FIXTURE(server)
 {
 	struct server_opts opts;
@@ -57,6 +59,7 @@ FIXTURE_TEARDOWN(server)
 {
 	if (self->srv)
 		EXPECT_EQ(0, server_stop(self->srv));
+	EXPECT_EQ(0, file_write(NO_IO_URING, "0"));
 	fs_free(self->opts.fs);
 }
 
@@ -132,12 +135,31 @@ TEST_F(server, falls_back)
 	ASSERT_EQ(0, ring_switch(false));
 	self->opts.fall_back = true;
 	self->srv = server_start(&self->opts);
-	if (variant->transport == TRANSPORT_RING) {
-		EXPECT_EQ(NULL, self->srv);
-		return;
-	}
 	ASSERT_NE(NULL, self->srv) TH_LOG("%s", server_error());
 	EXPECT_EQ(SERVER_DEV, server_options(self->srv)->transport);
+	serves_by(_metadata, self, SERVER_DEV);
+}
+
+/* The administrator does not want io_urings. */
+TEST_F(server, without_io_uring)
+{
+	const char *text;
+
+	ASSERT_EQ(0, file_write(NO_IO_URING, "2"));
+	self->srv = server_start(&self->opts);
+	if (variant->transport == TRANSPORT_DEV) {
+		ASSERT_NE(NULL, self->srv);
+		return;
+	}
+	text = server_error();
+	EXPECT_EQ(EPERM, errno);
+	ASSERT_EQ(NULL, self->srv);
+	EXPECT_NE(NULL, strstr(text, "io_uring_disabled")) TH_LOG("%s", text);
+	EXPECT_EQ(-ENOENT, conn_number(TEST_MNT));
+
+	self->opts.fall_back = true;
+	self->srv = server_start(&self->opts);
+	ASSERT_NE(NULL, self->srv) TH_LOG("%s", server_error());
 	serves_by(_metadata, self, SERVER_DEV);
 }
 

@@ -507,6 +507,8 @@ void ring_free(struct server *srv)
 			munmap(ring->maps[qid], ring->setup.mmap_size);
 	free(ring->maps);
 	free(ring);
+	srv->ring = NULL;
+	srv->side = NULL;
 }
 
 const struct fuse_uring_setup *ring_granted(struct server *srv)

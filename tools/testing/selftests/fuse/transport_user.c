@@ -352,18 +352,10 @@ static int user_queues_new(struct server *srv)
 	return ret;
 }
 
-/*
- * After a failed REGISTER the kernel uses /dev/fuse; and when it did not offer
- * the ring, it never did anything else.
- */
 static int user_fall_back(struct server *srv, int err, const char *what)
 {
 	server_set_error(err, what);
-	if (!srv->opts.fall_back)
-		return err;
-	fprintf(stderr, "%s; going on over /dev/fuse\n", server_error());
-	srv->opts.transport = SERVER_DEV;
-	return dev_start_readers(srv);
+	return server_fall_back(srv, err) ? dev_start_readers(srv) : err;
 }
 
 int user_setup(struct server *srv)
@@ -400,6 +392,12 @@ int user_start(struct server *srv)
 	if (!ret)
 		ret = srv->error;
 	pthread_mutex_unlock(&srv->lock);
+	/*
+	 * The kernel uses /dev/fuse then, unless it was a security module that
+	 * refused: in that case FUSE knows of nothing, and waits for a slot.
+	 */
+	if (!ret && srv->refused)
+		ret = server_notify(srv, FUSE_NOTIFY_RESEND, NULL, 0);
 	if (!ret && srv->refused)
 		ret = user_fall_back(srv, srv->refused,
 				     "the kernel refuses a slot of the ring");

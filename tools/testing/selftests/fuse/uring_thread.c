@@ -33,6 +33,19 @@ static void uring_wake_arm(struct uring_thread *u)
 	sqe->user_data = UD_WAKE;
 }
 
+int uring_probe(void)
+{
+	struct io_uring uring;
+	int ret = io_uring_queue_init(1, &uring, 0);
+
+	if (ret == -EPERM)
+		return server_set_error(ret, "io_uring is off (sysctl kernel.io_uring_disabled)");
+	if (ret)
+		return server_set_error(-EOPNOTSUPP, "cannot make an io_uring");
+	io_uring_queue_exit(&uring);
+	return 0;
+}
+
 int uring_begin(struct uring_thread *u, unsigned int entries,
 		unsigned int setup_flags)
 {

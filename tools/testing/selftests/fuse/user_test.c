@@ -6,6 +6,7 @@
  */
 
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
@@ -98,6 +99,17 @@ static int register_now(struct puppet *p, __u16 qid)
 
 	slot_iov(p, 0, iov);
 	return command_now(p, REGISTER, qid, 0, iov, 2);
+}
+
+/* The same with an io_uring of its own, whose SQEs are of 64 bytes. */
+static int small_sqes(struct puppet *q, const struct puppet *p)
+{
+	*q = *p;
+	q->kept = NULL;
+	q->kept_nr = 0;
+	q->kept_size = 0;
+	q->opt.uring_flags &= ~DEFER;
+	return io_uring_queue_init(8, &q->uring, 0);
 }
 
 /* As far as FUSE_INIT, which has not come yet. */
@@ -246,6 +258,20 @@ TEST_F(begin, first_registration_fails)
 	EXPECT_EQ(0, puppet_serve(&self->p, &self->r));
 }
 
+/* Also when it never gets as far as to what it says. */
+TEST_F(begin, first_registration_in_a_small_sqe)
+{
+	struct puppet q;
+
+	ASSERT_EQ(0, puppet_init(&self->p));
+	ASSERT_EQ(0, requester_start(&self->r, request_stat, FILE2));
+	ASSERT_TRUE(conn_waiting_becomes(self->p.conn, 1));
+	ASSERT_EQ(0, small_sqes(&q, &self->p));
+	EXPECT_EQ(-EINVAL, command_now(&q, REGISTER, 0, 0, NULL, 2));
+	puppet_close_uring(&q);
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->r));
+}
+
 /* A later one is the business of nobody but itself. */
 TEST_F(begin, later_registration_fails)
 {
@@ -386,15 +412,10 @@ TEST_F(user, header)
 
 TEST_F(user, small_sqes)
 {
-	struct puppet q = self->p;
 	struct iovec iov[2];
+	struct puppet q;
 
-	/* One more io_uring, of the other kind. */
-	q.kept = NULL;
-	q.kept_nr = 0;
-	q.kept_size = 0;
-	q.opt.uring_flags &= ~DEFER;
-	ASSERT_EQ(0, io_uring_queue_init(8, &q.uring, 0));
+	ASSERT_EQ(0, small_sqes(&q, &self->p));
 	slot_iov(&q, 0, iov);
 	EXPECT_EQ(-EINVAL, command_now(&q, REGISTER, 0, 0, iov, 2));
 	EXPECT_EQ(-EINVAL, command_now(&q, COMMIT, 0, 1, NULL, 0));
@@ -1187,6 +1208,106 @@ TEST_F(memory, before_delivery_to_one_of_two)
 	}
 	EXPECT_EQ(1, faults);
 	EXPECT_TRUE(puppet_all_by_ring(&self->p));
+}
+
+/* An address is an address, and nothing is there. */
+TEST_F(user, payload_at_zero)
+{
+	static struct fuse_uring_req_header hdr;
+	struct fuse_uring_cmd_req cmd = { };
+	struct iovec iov[2] = {
+		{ .iov_base = &hdr, .iov_len = sizeof(hdr) },
+		{ .iov_len = self->p.setup.payload_size },
+	};
+	unsigned int i, faults = 0;
+
+	/* Only the payload area is to be missing. */
+	memset(&hdr, 1, sizeof(hdr));
+	ASSERT_EQ(0, puppet_user_command(&self->p, REGISTER, &cmd, 99, iov, 2));
+	for (i = 0; i < 20 && !faults; i++) {
+		ASSERT_EQ(0, start_lookup(&self->r));
+		ASSERT_EQ(0, serve_faults(&self->p, &self->r, &faults));
+	}
+	EXPECT_EQ(1, faults);
+	EXPECT_EQ(0, one_more(&self->p));
+}
+
+#define BAD_ENTRIES	6
+
+static int request_list(const void *path)
+{
+	DIR *dir = opendir(path);
+
+	if (!dir)
+		return -errno;
+	while (readdir(dir))
+		;
+	return closedir(dir) ? -errno : 0;
+}
+
+/* Names that the kernel cannot look up by what comes with them. */
+static int reply_bad_entries(struct puppet *p, const struct puppet_req *req)
+{
+	struct {
+		struct fuse_entry_out entry;
+		struct fuse_dirent dirent;
+		char name[8];
+	} list[BAD_ENTRIES] = { };
+	unsigned int i;
+
+	if (req->read.offset)
+		return puppet_reply(p, req, 0, NULL, 0);
+	for (i = 0; i < BAD_ENTRIES; i++) {
+		list[i].entry.nodeid = 1000 + i;
+		list[i].dirent.ino = 1000 + i;
+		list[i].dirent.off = i + 1;
+		list[i].dirent.namelen = snprintf(list[i].name,
+						  sizeof(list[i].name), "b%u", i);
+	}
+	return puppet_reply(p, req, 0, list, sizeof(list));
+}
+
+/*
+ * The kernel gives such inodes back by requests that want no reply: these come
+ * over /dev/fuse, and cost no slot.
+ */
+TEST(gives_back_what_it_cannot_use)
+{
+	struct puppet_options opt = {
+		.transport = TRANSPORT_USER,
+		.nr_queues = 1,
+		.depth = 2,
+		.init_flags = FUSE_DO_READDIRPLUS,
+	};
+	const char *why = test_prepare(TRANSPORT_USER);
+	unsigned int i, forgets = 0;
+	static struct puppet_req req;
+	static struct puppet p;
+	struct requester r;
+	int ret;
+
+	if (why)
+		SKIP(return, "%s", why);
+	ASSERT_EQ(0, puppet_start(&p, &opt));
+	ASSERT_EQ(0, requester_start(&r, request_list, TEST_MNT));
+	while (!requester_ended(&r, &ret, 0)) {
+		ret = puppet_next(&p, &req, 2);
+		ASSERT_LE(0, ret);
+		if (ret != PUPPET_REQUEST)
+			continue;
+		if (req.in.opcode == FUSE_FORGET) {
+			EXPECT_FALSE(req.ring);
+			forgets++;
+		}
+		ret = req.in.opcode == FUSE_READDIRPLUS ?
+		      reply_bad_entries(&p, &req) : puppet_answer(&p, &req);
+		ASSERT_EQ(0, ret);
+	}
+	EXPECT_EQ(0, ret);
+	EXPECT_EQ(BAD_ENTRIES, forgets);
+	for (i = 0; i < 2 * opt.depth; i++)
+		EXPECT_EQ(0, one_more(&p));
+	puppet_stop(&p);
 }
 
 /* A GETATTR in slot 0, of which the reply is there and the memory is not. */
