@@ -49,7 +49,7 @@ if [ "$kernel" = debug ]; then
 fi
 status=0
 "$FU_TOP/scripts/vm-run.py" --kernel "$image" --initrd "$initrd" --log "$console" --show $show \
-	--timeout "${FU_TEST_TIMEOUT:-2400}" --quiet-limit 600 --append "$append" \
+	--timeout "${FU_TEST_TIMEOUT:-3600}" --quiet-limit 600 --append "$append" \
 	--cmd "$unit_tests cd /kselftest && ./run_kselftest.sh -o $per_test $selection" || status=$?
 "$FU_TOP/scripts/ktap.py" --label "$FU_BASE_NAME $kernel" --guest-status $status "${suites[@]}" \
 	--out "${console%.console}.ktap" "$console"

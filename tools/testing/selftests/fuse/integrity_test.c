@@ -103,7 +103,7 @@ FIXTURE_VARIANT_ADD(integrity, user_smallest) {
 	.writeback = true,
 	.queues = 1,
 	.depth = 1,
-	.payload = 4096,
+	.payload = 16384,
 };
 
 FIXTURE_SETUP(integrity)
