@@ -240,6 +240,51 @@ fuse_uring_commit_slot(struct fuse_uring_queue *queue, u64 commit_id)
 	}
 }
 
+/* Where a reply lies that has to be brought in */
+struct fuse_uring_reply_area {
+	struct fuse_uring_req_header __user *hdr;
+	void __user *payload;
+	u32 payload_sz;
+};
+
+/*
+ * Take a reply, or say why not: -EFAULT when memory of the server is not there,
+ * -EAGAIN when the task is not the one that had the slot, and may have to be
+ * watched.
+ */
+static int fuse_uring_try_commit(struct io_uring_cmd *cmd,
+				 struct fuse_uring_queue *queue, u64 commit_id,
+				 bool watched, bool bad,
+				 struct fuse_uring_reply_area *area,
+				 unsigned int issue_flags)
+{
+	struct task_struct *task = io_uring_cmd_get_task(cmd);
+	struct fuse_uring_slot *slot;
+	struct fuse_out_header oh;
+	int err;
+
+	spin_lock(&queue->lock);
+	slot = fuse_uring_commit_slot(queue, commit_id);
+	if (IS_ERR(slot)) {
+		err = PTR_ERR(slot);
+	} else if (unlikely(slot->task != task && !watched)) {
+		err = -EAGAIN;
+	} else {
+		area->hdr = slot->user_hdr;
+		area->payload = slot->user_payload;
+		area->payload_sz = 0;
+		err = fuse_uring_read_user_reply(slot, bad, &oh,
+						 &area->payload_sz);
+	}
+	if (unlikely(err)) {
+		spin_unlock(&queue->lock);
+		return err;
+	}
+
+	return fuse_uring_take_user_reply(cmd, slot, &oh, area->payload_sz,
+					  issue_flags);
+}
+
 /*
  * FUSE_IO_URING_CMD_COMMIT_AND_FETCH
  *
@@ -251,49 +296,30 @@ static int fuse_uring_user_commit(struct io_uring_cmd *cmd,
 				  struct fuse_uring *uring, u16 qid,
 				  u64 commit_id, unsigned int issue_flags)
 {
-	struct task_struct *task = io_uring_cmd_get_task(cmd);
-	struct fuse_uring_req_header __user *hdr;
-	struct fuse_uring_queue *queue;
-	struct fuse_uring_slot *slot;
-	struct fuse_out_header oh;
-	unsigned int faults = 0;
-	void __user *payload;
 	bool bad = false, watched = false;
-	u32 payload_sz;
+	struct fuse_uring_reply_area area;
+	struct fuse_uring_queue *queue;
+	unsigned int faults = 0;
 	int err;
 
 	queue = uring->queues[array_index_nospec(qid, uring->nr_queues)];
 	for (;;) {
-		spin_lock(&queue->lock);
-		slot = fuse_uring_commit_slot(queue, commit_id);
-		if (IS_ERR(slot)) {
-			spin_unlock(&queue->lock);
-			return PTR_ERR(slot);
-		}
-		if (unlikely(slot->task != task && !watched)) {
-			spin_unlock(&queue->lock);
-			err = fuse_uring_watch(uring, task);
+		err = fuse_uring_try_commit(cmd, queue, commit_id, watched, bad,
+					    &area, issue_flags);
+		if (unlikely(err == -EAGAIN)) {
+			err = fuse_uring_watch(uring,
+					       io_uring_cmd_get_task(cmd));
 			if (err)
 				return err;
 			watched = true;
 			continue;
 		}
-
-		hdr = slot->user_hdr;
-		payload = slot->user_payload;
-		payload_sz = 0;
-		err = fuse_uring_read_user_reply(slot, bad, &oh, &payload_sz);
-		if (unlikely(err))
-			spin_unlock(&queue->lock);
-		else
-			err = fuse_uring_take_user_reply(cmd, slot, &oh,
-							 payload_sz,
-							 issue_flags);
 		if (likely(err != -EFAULT))
 			return err;
 
-		bad = fault_in_readable((char __user *)hdr, sizeof(*hdr)) ||
-			fault_in_readable(payload, payload_sz) ||
+		bad = fault_in_readable((char __user *)area.hdr,
+					sizeof(*area.hdr)) ||
+			fault_in_readable(area.payload, area.payload_sz) ||
 			++faults == FUSE_URING_MAX_FAULTS;
 		/* Then that is no reason, and the request dies with its task */
 		if (fatal_signal_pending(current))

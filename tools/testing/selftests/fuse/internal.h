@@ -60,7 +60,7 @@ struct server {
 	atomic_bool stopping;		/* threads shall leave */
 	atomic_bool over;		/* the connection has ended */
 
-	/* transport_user.c: threads that have not registered their slots yet */
+	/* Rings: threads that have not armed their slots yet */
 	unsigned int nr_starting;
 	int refused;			/* why not all slots could be */
 
@@ -101,6 +101,8 @@ void server_fail(struct server *srv, int err, const char *what);
 int server_set_error(int err, const char *what);
 int server_refuse(const char *what);
 bool server_fall_back(struct server *srv, int err);
+/* From a thread that has armed its slots, or could not */
+void server_thread_ready(struct server *srv);
 /* A notification as the kernel wants it; NULL when there is no memory */
 struct fuse_out_header *server_notify_msg(int code, const void *payload,
 					  size_t len);

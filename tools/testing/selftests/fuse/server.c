@@ -511,6 +511,14 @@ bool server_fall_back(struct server *srv, int err)
 	return true;
 }
 
+void server_thread_ready(struct server *srv)
+{
+	pthread_mutex_lock(&srv->lock);
+	srv->nr_starting--;
+	pthread_cond_broadcast(&srv->cond);
+	pthread_mutex_unlock(&srv->lock);
+}
+
 static int transport_setup(struct server *srv)
 {
 	int ret = 0;
@@ -605,7 +613,7 @@ struct server *server_begin(const struct server_opts *opts, int dev_fd)
 		goto out_umount;
 
 	pthread_mutex_lock(&srv->lock);
-	while (!srv->init_done && !srv->error)
+	while ((!srv->init_done || srv->nr_starting) && !srv->error)
 		pthread_cond_wait(&srv->cond, &srv->lock);
 	ret = srv->error;
 	pthread_mutex_unlock(&srv->lock);

@@ -239,12 +239,18 @@ static void ring_run(struct server_thread *st)
 {
 	struct ring_thread *t = (struct ring_thread *)st;
 	unsigned int i;
+	int ret;
 
-	if (uring_begin(&t->u, t->nr_slots + 8, 0))
+	ret = uring_begin(&t->u, t->nr_slots + 8, 0);
+	if (!ret) {
+		for (i = 0; i < t->nr_slots; i++)
+			ring_fetch(t, &t->reqs[i]);
+		t->nr_armed = t->nr_slots;
+		io_uring_submit(&t->u.uring);
+	}
+	server_thread_ready(st->srv);
+	if (ret)
 		return;
-	for (i = 0; i < t->nr_slots; i++)
-		ring_fetch(t, &t->reqs[i]);
-	t->nr_armed = t->nr_slots;
 	while ((t->nr_armed || t->nr_idle) && !uring_ends(&t->u)) {
 		if (!uring_submit_and_wait(&t->u))
 			break;
@@ -369,6 +375,7 @@ static int ring_thread_new(struct server *srv, unsigned int qid,
 	ret = uring_thread_add(srv, &t->u, SERVER_RING);
 	if (ret)
 		return ret;
+	srv->nr_starting++;
 
 	t->reqs = calloc(t->nr_slots, sizeof(*t->reqs));
 	if (!t->reqs)

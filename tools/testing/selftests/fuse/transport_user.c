@@ -182,10 +182,7 @@ static int user_begin(struct user_thread *t)
 		uring_reap(&t->u, user_completed);
 	}
 
-	pthread_mutex_lock(&srv->lock);
-	srv->nr_starting--;
-	pthread_cond_broadcast(&srv->cond);
-	pthread_mutex_unlock(&srv->lock);
+	server_thread_ready(srv);
 	return ret;
 }
 
