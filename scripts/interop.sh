@@ -12,8 +12,8 @@
 
 here=$FU_TOP/scripts/interop
 ring_clients=(passthrough_hp passthrough_ll passthrough passthrough_fh memfs_ll bindfs sshfs fuse-overlayfs squashfuse
-	squashfuse_ll erofsfuse fuse2fs exfat-fuse disorderfs fuseiso backing userns libfuse-tests)
-dev_clients=(qemu-storage-daemon gocryptfs rclone cuse virtiofs idmapped)
+	squashfuse_ll erofsfuse fuse2fs exfat-fuse disorderfs fuseiso backing userns fuse_uringd libfuse-tests)
+dev_clients=(qemu-storage-daemon gocryptfs rclone cuse virtiofs idmapped refused)
 read -r -a clients <<<"${CLIENTS:-${ring_clients[*]} ${dev_clients[*]}}"
 for client in "${clients[@]}"; do
 	[ -f "$here/guest/clients/$client.sh" ] || die "there is no client $client (see scripts/interop/guest/clients)"
@@ -39,13 +39,18 @@ debian)
 *) die "KERNEL=$KERNEL is not known: leave it out, or say KERNEL=debian" ;;
 esac
 # What each client's result depends on, as it is now.
-common=$(hash_of "$(sha256sum <"$image")" "$root" "${DEPTHS:-}" "${SUITES:-}" "$(cat "$here"/guest/{boot,*.sh,*.py} | sha256sum)")
+common=$(hash_of "$(sha256sum <"$image")" "$root" "${DEPTHS:-}" "${SUITES:-}" "$(cat "$here"/guest/{boot,*.sh,*.py,*.c} | sha256sum)")
 declare -A keys=()
 for client in "${clients[@]}"; do
 	keys[$client]=$(hash_of "$common" "$(cat "$here/guest/clients/$client.sh")")
+	# These are built from the server's source.
+	case $client in
+	fuse_uringd | refused) keys[$client]=$(hash_of "${keys[$client]}" "$(cat "$FU_TOP"/tools/testing/selftests/fuse/{Makefile,*.[ch]} | sha256sum)") ;;
+	esac
 done
 initrd=$FU_BUILD/initrd-interop-$name.cpio
-"$FU_TOP/scripts/initramfs.sh" "$initrd" "$here/guest:/interop" "${extra[@]}"
+"$FU_TOP/scripts/initramfs.sh" "$initrd" "$here/guest:/interop" \
+	"$FU_TOP/tools/testing/selftests/fuse:/interop/fuse" "${extra[@]}"
 choose_accel "$image" "$initrd"
 results=$FU_BUILD/interop/$name
 mkdir -p "$results"
@@ -64,6 +69,7 @@ run() {
 		mkdir "$share/virtiofs"
 		vm=(--virtiofs "$share/virtiofs" --virtiofsd "$root/virtiofsd/ld.so --library-path $root/virtiofsd $root/virtiofsd/virtiofsd")
 	fi
+	[ "$client" != refused ] || vm+=(--append 'lsm=smack')
 	"$FU_TOP/scripts/vm-run.py" --kernel "$image" --initrd "$initrd" --disk "$root/root.img" --share "$share" --show tests \
 		--log "$FU_LOGS/interop-$name-$client.console" --timeout "${FU_INTEROP_TIMEOUT:-5400}" --quiet-limit 900 \
 		"${vm[@]}" --cmd "sh /interop/boot $client ${transports[*]}" | tee "$share/guest.log" || status=$?

@@ -17,7 +17,13 @@ tools=$(hash_of "$(gcc --version | head -n 1)" "$(sparse --version)" "$(spatch -
 	"$(cat "$FU_TOP/scripts/rst-check.py" "$FU_TOP/configs/vm.config" | sha256sum)")
 
 # how FUNCTION: a check's own text and its helpers', so that a check that changed runs again.
-how() { declare -f "$1" build_fuse fuse_adds_no_warning coccinelle kernel_doc nothing_added normalised || true; }
+how() { declare -f "$1" build_fuse base_messages fuse_adds_no_warning coccinelle kernel_doc nothing_added normalised || true; }
+
+# remembered NAME KEY FUNCTION: the file that is there when this check has passed.
+remembered() {
+	# Up to " at ": the same check of the same at another patch is the same.
+	say "$FU_CACHE/results/lint-$(hash_of "$tools" "$(how "$3")" "${1% at *}" "$2")"
+}
 
 # check NAME KEY COMMAND...: one counted check.  KEY is what it depends on, - to run it every time.
 check() {
@@ -25,7 +31,7 @@ check() {
 	shift 2
 	log=$logs/$(tr -c 'A-Za-z0-9\n' '-' <<<"$name").log
 	if [ "$key" != - ]; then
-		key=$FU_CACHE/results/lint-$(hash_of "$tools" "$(how "$1")" "$name" "$key")
+		key=$(remembered "$name" "$key" "$1")
 		if [ -f "$key" ]; then
 			passed=$((passed + 1))
 			say "ok $name (as before)"
@@ -79,14 +85,20 @@ build_fuse() {
 	grep -E '(warning|error|note):' "$warnings" || true
 }
 
+# base_messages CONFIG...: where the base's messages are kept; beside them, what its module takes from elsewhere.
+base_messages() {
+	say "$FU_CACHE/results/base-fuse-$(hash_of "$tools" "$(how build_fuse)" "$BASE_TREE" "$*" undefined)"
+}
+
 # fuse_adds_no_warning COMMIT LABEL CONFIG...: build it, compare with the base's messages.
 fuse_adds_no_warning() {
 	local commit=$1 label=$2 base
 	shift 2
-	base=$FU_CACHE/results/base-fuse-$(hash_of "$tools" "$(how build_fuse)" "$BASE_TREE" "$*")
+	base=$(base_messages "$@")
 	if [ ! -f "$base" ]; then
 		git_in checkout -q --detach refs/tags/base
 		build_fuse "$tree" "$obj" "$@" >"$base.new" || { cat "$base.new"; return 1; }
+		nm -u "$obj"/fs/fuse/{fuse.o,built-in.a} 2>/dev/null | awk 'NF == 2 {print $2}' | sort -u >"$base.undefined"
 		mv "$base.new" "$base"
 	fi
 	git_in checkout -q --detach "$commit"
@@ -97,18 +109,15 @@ fuse_adds_no_warning() {
 
 # As a module, fs/fuse may use only what the kernel exports.
 module_uses_exports() {
-	local new
+	local new base
 	fuse_adds_no_warning "$1" module CONFIG_MODULES=y CONFIG_FUSE_FS=m CONFIG_CUSE=n || return 1
+	base=$(base_messages CONFIG_MODULES=y CONFIG_FUSE_FS=m CONFIG_CUSE=n)
 	[ -f "$obj/fs/fuse/fuse.o" ] || { echo 'error: no fuse.o'; return 1; }
 	nm -u "$obj/fs/fuse/fuse.o" | awk '{print $2}' | sort -u >"$obj/undefined"
 	(cd "$tree" && git_in grep -hoE 'EXPORT_(PER_CPU_)?SYMBOL(_GPL|_NS|_NS_GPL)? ?\(\w+|EXPORT_TRACEPOINT_SYMBOL(_GPL)?\(\w+' "$1" -- '*.c' '*.S' '*.h') |
 		sed -E 's/.*TRACEPOINT.*\((\w+)/__tracepoint_\1\n__SCT__tp_func_\1\n__SCK__tp_func_\1\n__traceiter_\1/; s/.*\(//' | sort -u >"$obj/exported"
 	# What the base's module needs is exported by other means too (assembly, macros): only new names count.
-	git_in checkout -q --detach refs/tags/base
-	rm -rf "$obj/fs/fuse"
-	build_fuse "$tree" "$obj" CONFIG_MODULES=y CONFIG_FUSE_FS=m CONFIG_CUSE=n >/dev/null || return 1
-	nm -u "$obj/fs/fuse/fuse.o" | awk '{print $2}' | sort -u >"$obj/undefined.base"
-	new=$(comm -23 "$obj/undefined" "$obj/undefined.base" | comm -23 - "$obj/exported")
+	new=$(comm -23 "$obj/undefined" "$base.undefined" | comm -23 - "$obj/exported")
 	[ -z "$new" ] || { echo "error: not exported by the kernel: $new"; return 1; }
 }
 
@@ -163,11 +172,20 @@ kernel_doc_clean() {
 	nothing_added "$lint/kdoc.base" "$lint/kdoc.head"
 }
 
-checkpatch() {
+# checkpatch of all patches that are not known to be clean, several at a time; checkpatch looks at one's result.
+checkpatch_all() {
+	local p
+	rm -rf "$lint/checkpatch"
+	mkdir -p "$lint/checkpatch"
 	git_in checkout -q series
-	(cd "$tree" && scripts/checkpatch.pl --strict --show-types "$FU_TOP/patches/$1" >"$lint/checkpatch.out" 2>&1) || true
-	sed '/^NOTE: /,$d' "$lint/checkpatch.out"
-	grep -q '^total: 0 errors, 0 warnings, 0 checks,' "$lint/checkpatch.out"
+	for p in "${patches[@]}"; do
+		[ -f "$(remembered "checkpatch $p" "$(cat "$FU_TOP/patches/$p")" checkpatch)" ] || printf '%s\n' "$p"
+	done | (cd "$tree" && xargs -P "$FU_JOBS" -I '{}' sh -c \
+		"scripts/checkpatch.pl --strict --show-types '$FU_TOP/patches/{}' >'$lint/checkpatch/{}' 2>&1 || :")
+}
+checkpatch() {
+	sed '/^NOTE: /,$d' "$lint/checkpatch/$1"
+	grep -q '^total: 0 errors, 0 warnings, 0 checks,' "$lint/checkpatch/$1"
 }
 
 # One identity wrote and signed every patch.
@@ -310,6 +328,7 @@ check 'spelling' - spelling_clean
 check 'created files have a maintainer' "$head" maintained
 
 # --- patch by patch ------------------------------------------------------------------------------
+checkpatch_all
 for i in "${!patches[@]}"; do
 	check "checkpatch ${patches[i]}" "$(cat "$FU_TOP/patches/${patches[i]}")" checkpatch "${patches[i]}"
 done

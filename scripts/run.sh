@@ -42,7 +42,8 @@ say "boot 2: one vCPU whose time counts instructions (console: $FU_LOGS/run-icou
 ACCEL=tcg vm --log "$FU_LOGS/run-icount.console" --timeout 900 --smp 1 --icount \
 	--cmd '/kselftest/fuse/fuse_bench.sh -r 3 -n 1000 stat rand4k >/host/instructions &&
 		/kselftest/fuse/fuse_bench.sh -r 1 -n 300 stat rand4k wrio4k rdio1m wrio1m >/host/instructions-pool &&
-		/kselftest/fuse/fuse_bench.sh -r 1 -n 300 -R --small=1M stat rand4k wrio4k rdio1m wrio1m >/host/instructions-full' ||
+		/kselftest/fuse/fuse_bench.sh -r 1 -n 300 -R --small=1M stat rand4k wrio4k rdio1m wrio1m >/host/instructions-full &&
+		/kselftest/fuse/fuse_bench.sh -r 1 -n 1000 -T user stat rand4k >/host/instructions-user' ||
 	die "the instructions were not counted: see above"
 
 # counter KEY; field FILE TEST KEY
@@ -51,9 +52,10 @@ field() { sed -n "s/^compare $2 .*$3=\([0-9.]*\).*/\1/p" "$share/$1"; }
 for key in requests_ring requests_dev forgets_dev interrupts_dev notifications_dev; do
 	[[ $(counter $key) =~ ^[0-9]+$ ]] || die "the connection's statistics have no number $key"
 done
+# row TEST NAME FILE [user]
 row() {
 	local test=$1 name=$2 dev ring
-	dev=$(field "$3" "$test" dev_ns_per_op) ring=$(field "$3" "$test" ring_ns_per_op)
+	dev=$(field "$3" "$test" dev_ns_per_op) ring=$(field "$3" "$test" "${4:-ring}_ns_per_op")
 	if [ -z "$dev" ] || [ -z "$ring" ] || [ "$dev" -eq 0 ] || [ "$ring" -eq 0 ]; then
 		die "fuse_bench printed no figure for $test"
 	fi
@@ -89,6 +91,8 @@ table=$share/table.md
 	row rand4k '4 KiB direct read' wall
 	row stat 'forced GETATTR' instructions
 	row rand4k '4 KiB direct read' instructions
+	row stat 'user buffers: forced GETATTR' instructions-user user
+	row rand4k 'user buffers: 4 KiB direct read' instructions-user user
 	printf '\n| ring, instructions an operation | full-size buffers | pool | ratio |\n|---|---|---|---|\n'
 	memory_row stat 'forced GETATTR'
 	memory_row rand4k '4 KiB direct read'

@@ -5,7 +5,8 @@
     vm-run.py --kernel IMAGE --initrd CPIO --cmd 'SHELL COMMAND' --log FILE [--timeout 600]
               [--quiet-limit 240] [--smp 4] [--maxcpus 4] [--mem 3072] [--icount] [--share DIR] [--append ARGS]
               [--disk IMAGE] [--virtiofs DIR --virtiofsd COMMAND]
-              [--allow REGEX] [--show all|tests|results|none] [--interactive]
+              [--allow REGEX] [--show all|tests|results|none] [--times FILE]
+              [--interactive]
 
 Exit status: the command's own (0 to 125), or 126 when the guest hung, panicked, warned, or reported
 a bug; the report is then shown.  The whole console is in FILE.  --share DIR is /host in the guest.
@@ -37,6 +38,9 @@ SPLATS = re.compile(
     r"|kmemleak: Kernel memory leak detector disabled|soft lockup|Invalid wait context|DEBUG_LOCKS_WARN_ON"
     r"|BUG kmalloc|Slab corruption|Object .* poison|turning off the locking correctness validator"
     r"|page allocation failure|Out of memory: Killed")
+PROGRAM = re.compile(r"# selftests: \S+ (\S+)$")
+# A case as kselftest_harness ends it; that one began comes late, the runner's sed is a line behind.
+CASE = re.compile(r"# # +(?:OK|FAIL) +(\S+)")
 # Only lines of the kernel count, not what a test says about itself; kmemleak's come from a file.
 KERNEL_LINE = re.compile(r"\[ *\d+\.\d{6}\]|^unreferenced object 0x")
 RESULT = re.compile(r"(ok|not ok) \d+ selftests: |# not ok |# # .*(Expected|Assertion)|# .*_test\.c:\d+:")
@@ -67,6 +71,7 @@ def parse_args():
     p.add_argument("--allow", action="append", default=[], help="reports that match this are expected")
     p.add_argument("--show", choices=["all", "tests", "results", "none"], default="all",
                    help="lines to show: all, the command's only, results of test programs and failures, none")
+    p.add_argument("--times", help="write the seconds that each test case took to this file")
     p.add_argument("--interactive", action="store_true", help="the console is this terminal")
     return p.parse_args()
 
@@ -160,6 +165,8 @@ class Guest:
         self.log = open(args.log, "wb")
         self.allow = [re.compile(a) for a in args.allow]
         self.status = None
+        self.times = []         # seconds, program and case, of each that ended
+        self.program, self.case_end = "", 0.0
         self.report = []        # lines of the first unexpected report, and what followed
         self.reason = ""
         self.last = []          # the last lines, for a hang's message
@@ -227,6 +234,8 @@ class Guest:
         elif KERNEL_LINE.search(text) and SPLATS.search(text) and not any(a.search(text) for a in self.allow):
             self.reason = "the guest's kernel reported: " + text.strip()
             self.report.append(text)
+        if self.args.times:
+            self.note_time(text)
         show = self.args.show
         if show == "all" or (show == "tests" and self.in_command):
             print(text, flush=True)
@@ -238,6 +247,15 @@ class Guest:
             elif time.monotonic() - self.shown > 30:
                 self.shown = time.monotonic()
                 print("  at: " + text[:100], flush=True)
+
+    def note_time(self, text):
+        program, case, now = PROGRAM.match(text), CASE.match(text), time.monotonic()
+        if program:
+            self.program = program.group(1)
+        elif case:
+            self.times.append((now - self.case_end, self.program, case.group(1)))
+        if program or case:
+            self.case_end = now
 
     def emit(self, raw):
         self.log.write(raw + b"\n")
@@ -311,6 +329,9 @@ class Guest:
                 if tail:
                     self.emit(tail)
             self.log.close()
+            if self.args.times:
+                with open(self.args.times, "w", encoding="utf-8") as out:
+                    out.writelines("%8.2f %s %s\n" % t for t in self.times)
             shutil.rmtree(self.work, ignore_errors=True)
         if self.status is None and not self.reason:
             self.reason = "the guest stopped without finishing the command"

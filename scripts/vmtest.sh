@@ -5,7 +5,7 @@
 # TEST is a program of tools/testing/selftests/fuse (default: all).  With --cmd, that command runs in
 # the guest instead, in /kselftest/fuse.  --image skips the kernel's build, --brief shows only results
 # and failures.  The KUnit tests that the debug kernel runs at boot count as well.  The results as
-# counted go to build/logs/test-BASE-KERNEL.ktap, the console beside it.
+# counted go to build/logs/test-BASE-KERNEL.ktap; beside it the console, and in .times the seconds of each case.
 # FU_TEST_TIMEOUT: seconds for everything.
 . "$(dirname "$0")/lib.sh"
 
@@ -49,6 +49,7 @@ if [ "$kernel" = debug ]; then
 fi
 status=0
 "$FU_TOP/scripts/vm-run.py" --kernel "$image" --initrd "$initrd" --log "$console" --show $show \
+	--times "${console%.console}.times" \
 	--timeout "${FU_TEST_TIMEOUT:-3600}" --quiet-limit 600 --append "$append" \
 	--cmd "$unit_tests cd /kselftest && ./run_kselftest.sh -o $per_test $selection" || status=$?
 "$FU_TOP/scripts/ktap.py" --label "$FU_BASE_NAME $kernel" --guest-status $status "${suites[@]}" \
