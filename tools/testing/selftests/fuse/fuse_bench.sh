@@ -1,13 +1,13 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# /dev/fuse against the ring: the same server, the same operations, in turn.
+# /dev/fuse against a ring: the same server, the same operations, in turn.
 
 usage()
 {
 	cat <<END
 Usage: fuse_bench.sh [options] [TEST...]
-Mounts fuse_uringd over /dev/fuse and over the ring in turn, runs fuse_bench,
+Mounts fuse_uringd over /dev/fuse and over a ring in turn, runs fuse_bench,
 and prints the medians of each test:
 compare NAME threads=T rounds=N dev_ns_per_op=N ring_ns_per_op=N ratio=R
 where ratio is the ring's time or instructions by those of /dev/fuse.
@@ -16,6 +16,8 @@ where ratio is the ring's time or instructions by those of /dev/fuse.
   -t N    threads that do the operations at the same time (default 1)
   -n N    operations per thread (default: as many as a second has)
   -b      bind the threads to CPUs
+  -T T    the ring: ring or user, as in fuse_uringd --transport (default ring);
+          prints T_ns_per_op
   -f FS   filesystem, as in fuse_uringd --fs (default null)
   -d OPT  option for the servers of both transports, may be repeated
   -R OPT  option for the server of the ring, may be repeated
@@ -28,6 +30,7 @@ here=$(dirname "$0")
 rounds=5
 threads=1
 fs=null
+compared=ring
 ops=
 bind=
 verbose=
@@ -40,12 +43,13 @@ die()
 	exit 1
 }
 
-while getopts r:t:n:bf:d:R:vh opt; do
+while getopts r:t:n:bT:f:d:R:vh opt; do
 	case $opt in
 	r) rounds=$OPTARG ;;
 	t) threads=$OPTARG ;;
 	n) ops="--ops=$OPTARG" ;;
 	b) bind=--bind ;;
+	T) compared=$OPTARG ;;
 	f) fs=$OPTARG ;;
 	d) both_opts="$both_opts $OPTARG" ;;
 	R) ring_opts="$ring_opts $OPTARG" ;;
@@ -55,6 +59,10 @@ while getopts r:t:n:bf:d:R:vh opt; do
 	esac
 done
 shift $((OPTIND - 1))
+case $compared in
+ring|user) ;;
+*) die "-T: '$compared' is neither ring nor user" ;;
+esac
 case $rounds in
 ''|*[!0-9]*|0) die "-r: '$rounds' is not a number of rounds" ;;
 esac
@@ -72,12 +80,12 @@ trap 'exit 1' INT TERM
 
 round=0
 while [ $round -lt "$rounds" ]; do
-	for transport in dev ring; do
+	for transport in dev $compared; do
 		opts=$both_opts
-		[ $transport = ring ] && opts="$opts $ring_opts"
+		[ "$transport" = dev ] || opts="$opts $ring_opts"
 		# Options are words, several of them maybe
 		# shellcheck disable=SC2086
-		"$here/fuse_uringd" --foreground --transport=$transport \
+		"$here/fuse_uringd" --foreground --transport="$transport" \
 			--fs="$fs" $opts "$mnt" &
 		server=$!
 		until grep -q " $mnt fuse" /proc/mounts; do
@@ -112,8 +120,8 @@ median()
 sed -n 's/^dev bench \([^ ]*\) .*/\1/p' "$work/all" | sort -u > "$work/names"
 while read -r name; do
 	dev=$(median dev "$name")
-	ring=$(median ring "$name")
+	ring=$(median "$compared" "$name")
 	ratio=$(awk "BEGIN { printf \"%.3f\", $ring / $dev }")
 	echo "compare $name threads=$threads rounds=$rounds" \
-	     "dev_ns_per_op=$dev ring_ns_per_op=$ring ratio=$ratio"
+	     "dev_ns_per_op=$dev ${compared}_ns_per_op=$ring ratio=$ratio"
 done < "$work/names"

@@ -656,9 +656,12 @@ static bool more_wait(int conn, long before)
 	return false;
 }
 
-/* Takes requests of this opcode until the next one waits for the pool. */
+/*
+ * Takes requests of this opcode until the next one waits for the pool, and, if
+ * @all is not 0, until so many are there, taken or waiting.
+ */
 static int hold_until_full(struct puppet *p, struct puppet_held *held,
-			   __u32 opcode)
+			   __u32 opcode, unsigned int all)
 {
 	long before = ring_queues_stat(p->conn, "pool_waits");
 	__u64 end = now_ms() + TEST_WAIT_MS;
@@ -678,7 +681,9 @@ static int hold_until_full(struct puppet *p, struct puppet_held *held,
 		if (ret == PUPPET_REQUEST)
 			ret = puppet_answer(p, req);
 		else if (ret == PUPPET_TIMEOUT && held->nr &&
-			 ring_queues_stat(p->conn, "pool_waits") > before)
+			 ring_queues_stat(p->conn, "pool_waits") > before &&
+			 (!all || all == held->nr +
+			  ring_queues_stat(p->conn, "pending")))
 			end = 0;
 		free(req);
 		if (ret < 0)
@@ -693,7 +698,7 @@ do {									\
 	ASSERT_EQ(0, requester_start(&self->reader, request_readahead,	\
 				     &ahead));				\
 	ASSERT_EQ(0, hold_until_full(&self->p, &self->ahead,		\
-				     FUSE_READ));			\
+				     FUSE_READ, 0));			\
 } while (0)
 
 /* A synchronous request and one of writeback hold what is kept for them. */
@@ -1102,7 +1107,8 @@ TEST_F(pool, without_a_reply)
 	/* Nobody waits for it, but that part of the pool is not free. */
 	ASSERT_EQ(0, requester_start(&self->reader, request_readahead,
 				     &beyond));
-	ASSERT_EQ(0, hold_until_full(&self->p, &self->ahead, FUSE_READ));
+	ASSERT_EQ(0, hold_until_full(&self->p, &self->ahead, FUSE_READ,
+				     0));
 	check_area(_metadata, &self->p, req, &self->ahead);
 	EXPECT_EQ(self->ahead.nr + 1,
 		  ring_queue_stat(self->p.conn, 0, "pool_requests"));
@@ -1504,7 +1510,8 @@ TEST_F_TIMEOUT(two_pools, detached, TEST_TIMEOUT)
 
 	ASSERT_EQ(0, puppet_arm_queue(&self->p, 1));
 	start_readers(_metadata, self);
-	ASSERT_EQ(0, hold_until_full(&self->p, &self->held, FUSE_READ));
+	ASSERT_EQ(0, hold_until_full(&self->p, &self->held, FUSE_READ,
+				     READERS));
 	ASSERT_GT(READERS, self->held.nr);
 	for (i = 0; i < self->held.nr; i++)
 		EXPECT_EQ(1, self->held.req[i]->qid);
@@ -1544,7 +1551,8 @@ static void *mate_thread(void *arg)
 	m->result = mate_arm(m);
 	__atomic_store_n(&m->armed, true, __ATOMIC_RELEASE);
 	if (!m->result)
-		m->result = hold_until_full(&m->p, &m->held, FUSE_READ);
+		m->result = hold_until_full(&m->p, &m->held, FUSE_READ,
+					    READERS);
 	__atomic_store_n(&m->full, true, __ATOMIC_RELEASE);
 	/* It just ends, and leaves its io_uring open. */
 	return NULL;
@@ -1595,7 +1603,7 @@ static int mate_process(struct puppet *p, int ready)
 	mate_init(&m, p);
 	m.p.map = NULL;
 	if (puppet_map(&m.p) || mate_arm(&m) || write(ready, "a", 1) != 1 ||
-	    hold_until_full(&m.p, &m.held, FUSE_READ) ||
+	    hold_until_full(&m.p, &m.held, FUSE_READ, READERS) ||
 	    write(ready, &m.held.nr, sizeof(m.held.nr)) != sizeof(m.held.nr))
 		return 1;
 	for (;;)
