@@ -11,7 +11,7 @@ help: ## list the verbs
 run: ## build and boot the patched kernel, move a real source tree through a ring, print the figures
 	@scripts/run.sh
 
-test: ## lint, then the selftests in the VM on the ordinary and on the debug kernel
+test: ## the selftests in the VM on the ordinary and on the debug kernel, and lint
 	@scripts/test.sh
 
 lint: ## every static check, patch by patch and for the whole series

@@ -13,7 +13,7 @@
 here=$FU_TOP/scripts/interop
 ring_clients=(passthrough_hp passthrough_ll passthrough passthrough_fh memfs_ll bindfs sshfs fuse-overlayfs squashfuse
 	squashfuse_ll erofsfuse fuse2fs exfat-fuse disorderfs fuseiso backing userns fuse_uringd libfuse-tests)
-dev_clients=(qemu-storage-daemon gocryptfs rclone cuse virtiofs idmapped refused)
+dev_clients=(qemu-storage-daemon gocryptfs rclone cuse virtiofs idmapped refused selftests)
 read -r -a clients <<<"${CLIENTS:-${ring_clients[*]} ${dev_clients[*]}}"
 for client in "${clients[@]}"; do
 	[ -f "$here/guest/clients/$client.sh" ] || die "there is no client $client (see scripts/interop/guest/clients)"
@@ -23,12 +23,11 @@ done
 export PATH=$PATH:/usr/sbin:/sbin
 root=$("$here/root.sh" | tee >(cat >&2) | tail -n 1)
 extra=()
+ensure_tree
+install=$("$FU_TOP/scripts/build-kselftest.sh" | tee >(cat >&2) | tail -n 1)
 case ${KERNEL:-series} in
 series)
 	name=series
-	if [ -z "${FU_IMAGE:-}" ]; then
-		ensure_tree
-	fi
 	image=$("$FU_TOP/scripts/build-kernel.sh" --kernel interop | tee >(cat >&2) | tail -n 1)
 	;;
 debian)
@@ -45,12 +44,14 @@ for client in "${clients[@]}"; do
 	keys[$client]=$(hash_of "$common" "$(cat "$here/guest/clients/$client.sh")")
 	# These are built from the server's source.
 	case $client in
-	fuse_uringd | refused) keys[$client]=$(hash_of "${keys[$client]}" "$(cat "$FU_TOP"/tools/testing/selftests/fuse/{Makefile,*.[ch]} | sha256sum)") ;;
+	fuse_uringd | refused | selftests) keys[$client]=$(hash_of "${keys[$client]}" "$(cat "$FU_TOP"/tools/testing/selftests/fuse/{Makefile,*.[ch]} | sha256sum)") ;;
 	esac
 done
 initrd=$FU_BUILD/initrd-interop-$name.cpio
 "$FU_TOP/scripts/initramfs.sh" "$initrd" "$here/guest:/interop" \
-	"$FU_TOP/tools/testing/selftests/fuse:/interop/fuse" "${extra[@]}"
+	"$FU_TOP/tools/testing/selftests/fuse:/interop/fuse" \
+	"$install/fuse/opcode_test:/interop/kselftest/opcode_test" \
+	"$install/fuse/integrity_test:/interop/kselftest/integrity_test" "${extra[@]}"
 choose_accel "$image" "$initrd"
 results=$FU_BUILD/interop/$name
 mkdir -p "$results"

@@ -70,9 +70,20 @@ static bool ring_exists(int fd)
 	       errno != ENOTTY;
 }
 
-const char *test_prepare(enum test_transport transport)
+bool ring_is_mainline(void)
 {
-	bool ring = transport_rings(transport);
+	int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+	bool exists;
+
+	if (fd < 0)
+		fail("/dev/fuse");
+	exists = ring_exists(fd);
+	close(fd);
+	return !exists;
+}
+
+static const char *prepare(bool ring, bool mainline)
+{
 	struct statfs fs;
 	int fd;
 
@@ -85,7 +96,7 @@ const char *test_prepare(enum test_transport transport)
 	if (ring) {
 		if (access(TEST_PARAM, F_OK))
 			return "kernel without CONFIG_FUSE_IO_URING";
-		if (!ring_exists(fd))
+		if (!mainline && !ring_exists(fd))
 			return "kernel without the managed ring";
 		if (ring_switch(true))
 			fail(TEST_PARAM);
@@ -106,6 +117,16 @@ const char *test_prepare(enum test_transport transport)
 	    mount("test", TEST_FUSECTL, "fusectl", 0, NULL))
 		fail("fusectl at " TEST_FUSECTL);
 	return NULL;
+}
+
+const char *test_prepare(enum test_transport transport)
+{
+	return prepare(transport_rings(transport), false);
+}
+
+const char *test_prepare_mainline(enum test_transport transport)
+{
+	return prepare(transport_rings(transport), transport == TRANSPORT_USER);
 }
 
 unsigned int test_ms(void)

@@ -43,6 +43,14 @@ static inline bool transport_rings(enum test_transport transport)
  */
 const char *test_prepare(enum test_transport transport);
 
+/*
+ * For a test that needs of TRANSPORT_USER no more than mainline has from 6.14 on.
+ */
+const char *test_prepare_mainline(enum test_transport transport);
+
+/* Whether this kernel has no ring but mainline's, and so no statistics of it. */
+bool ring_is_mainline(void);
+
 #define TEST_DIR	"/tmp"
 #define TEST_MNT	TEST_DIR "/mnt"
 #define TEST_FUSECTL	"/sys/fs/fuse/connections"

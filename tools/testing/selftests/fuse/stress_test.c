@@ -395,7 +395,7 @@ FIXTURE_VARIANT_ADD(cycles, ring) {
 };
 
 FIXTURE_VARIANT_ADD(cycles, ring_defer) {
-	.cycles = 50,
+	.cycles = 25,
 	.opt = { .transport = TRANSPORT_RING, .nr_queues = 1, .depth = 2,
 		 .uring_flags = IORING_SETUP_SINGLE_ISSUER |
 				IORING_SETUP_DEFER_TASKRUN },
@@ -403,11 +403,11 @@ FIXTURE_VARIANT_ADD(cycles, ring_defer) {
 
 FIXTURE_VARIANT_ADD(cycles, user) {
 	.opt = { .transport = TRANSPORT_USER, .nr_queues = 2, .depth = 4 },
-	.cycles = 50,
+	.cycles = 25,
 };
 
 FIXTURE_VARIANT_ADD(cycles, user_defer) {
-	.cycles = 50,
+	.cycles = 25,
 	.opt = { .transport = TRANSPORT_USER, .nr_queues = 1, .depth = 2,
 		 .uring_flags = IORING_SETUP_SINGLE_ISSUER |
 				IORING_SETUP_DEFER_TASKRUN },
