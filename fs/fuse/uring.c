@@ -9,6 +9,7 @@
 
 #include <linux/backing-dev.h>
 #include <linux/module.h>
+#include <linux/security.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
@@ -674,6 +675,33 @@ bool fuse_uring_offered(struct fuse_conn *fc)
 	/* Not that of virtiofs */
 	return READ_ONCE(enable_uring) &&
 		(ops == &fuse_dev_fiq_ops || ops == &fuse_uring_fiq_ops);
+}
+
+/**
+ * fuse_uring_check_init - take back FUSE_OVER_IO_URING if commands are refused
+ * @fc: the connection
+ * @file: the /dev/fuse file that the answer to FUSE_INIT came by, or NULL
+ * @out: that answer
+ *
+ * io_uring asks the security module about each command before FUSE sees it.  So
+ * a server that may not send any would let requests wait for its first slot for
+ * ever.  The server, which is the current task, uses /dev/fuse then.
+ */
+void fuse_uring_check_init(struct fuse_conn *fc, struct file *file,
+			   struct fuse_init_out *out)
+{
+	const u32 flag = FUSE_OVER_IO_URING >> 32;
+	struct io_uring_cmd cmd = {
+		.file = file,
+		.cmd_op = FUSE_IO_URING_CMD_REGISTER,
+	};
+
+	if (!file || !(out->flags & FUSE_INIT_EXT) || !(out->flags2 & flag) ||
+	    !fuse_uring_offered(fc) || fuse_uring_exists(fc))
+		return;
+
+	if (security_uring_cmd(&cmd))
+		out->flags2 &= ~flag;
 }
 
 /**

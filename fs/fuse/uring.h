@@ -30,6 +30,8 @@ void fuse_uring_abort(struct fuse_conn *fc);
 void fuse_uring_resend(struct fuse_conn *fc);
 void fuse_uring_init_limits(struct fuse_mount *fm);
 bool fuse_uring_offered(struct fuse_conn *fc);
+void fuse_uring_check_init(struct fuse_conn *fc, struct file *file,
+			   struct fuse_init_out *out);
 bool fuse_uring_expect(struct fuse_conn *fc);
 void fuse_uring_count_dev(struct fuse_conn *fc, enum fuse_uring_dev_message msg);
 
@@ -101,6 +103,12 @@ static inline void fuse_uring_init_limits(struct fuse_mount *fm)
 static inline bool fuse_uring_offered(struct fuse_conn *fc)
 {
 	return false;
+}
+
+static inline void fuse_uring_check_init(struct fuse_conn *fc,
+					 struct file *file,
+					 struct fuse_init_out *out)
+{
 }
 
 static inline bool fuse_uring_expect(struct fuse_conn *fc)
