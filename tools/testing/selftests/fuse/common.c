@@ -124,9 +124,16 @@ const char *test_prepare(enum test_transport transport)
 	return prepare(transport_rings(transport), false);
 }
 
-const char *test_prepare_mainline(enum test_transport transport)
+const char *test_prepare_mainline(enum test_transport transport,
+				  unsigned int queues)
 {
-	return prepare(transport_rings(transport), transport == TRANSPORT_USER);
+	bool user = transport == TRANSPORT_USER;
+	const char *why = prepare(transport_rings(transport), user);
+
+	if (!why && user && queues && queues < sysconf(_SC_NPROCESSORS_CONF) &&
+	    ring_is_mainline())
+		return "this kernel needs a queue for each CPU";
+	return why;
 }
 
 unsigned int test_ms(void)

@@ -44,9 +44,11 @@ static inline bool transport_rings(enum test_transport transport)
 const char *test_prepare(enum test_transport transport);
 
 /*
- * For a test that needs of TRANSPORT_USER no more than mainline has from 6.14 on.
+ * For a test that needs of TRANSPORT_USER no more than mainline has from 6.14
+ * on, which sends no request before each CPU has a queue (@queues: 0 for that).
  */
-const char *test_prepare_mainline(enum test_transport transport);
+const char *test_prepare_mainline(enum test_transport transport,
+				  unsigned int queues);
 
 /* Whether this kernel has no ring but mainline's, and so no statistics of it. */
 bool ring_is_mainline(void);

@@ -108,7 +108,8 @@ FIXTURE_VARIANT_ADD(integrity, user_smallest) {
 
 FIXTURE_SETUP(integrity)
 {
-	const char *why = test_prepare_mainline(variant->transport);
+	const char *why = test_prepare_mainline(variant->transport,
+						variant->queues);
 	struct server_opts opts = {
 		.mountpoint = TEST_MNT,
 		.transport = transport_server(variant->transport),

@@ -240,7 +240,8 @@ static int serve(struct server_opts *opts, int ctl)
 
 FIXTURE_SETUP(opcode)
 {
-	const char *why = test_prepare_mainline(variant->transport);
+	const char *why = test_prepare_mainline(variant->transport,
+						variant->queues);
 	int fds[2], told[2];
 
 	if (why)
@@ -912,8 +913,16 @@ static void do_retrieve(struct __test_metadata *_metadata,
 	close(fd);
 }
 
+/* Mainline sends it through a slot, with all of it in the payload area. */
+static bool retrieve_is_other(struct _test_data_opcode *self)
+{
+	return self->by == SERVER_USER && ring_is_mainline();
+}
+
 TEST_F(opcode, retrieve)
 {
+	if (retrieve_is_other(self))
+		SKIP(return, "not by /dev/fuse on this kernel");
 	do_retrieve(_metadata, self);
 }
 
@@ -966,12 +975,15 @@ TEST_F_TIMEOUT(opcode, all_are_sent, 2 * TEST_TIMEOUT)
 	do_interrupt(_metadata, self);
 	do_ioctls(_metadata, self);
 	do_poll(_metadata, self);
-	do_retrieve(_metadata, self);
+	if (!retrieve_is_other(self))
+		do_retrieve(_metadata, self);
 	do_forget(_metadata, self);
 
 	for (opcode = 0; opcode < NR_OPCODES; opcode++) {
 		unsigned int by, all = 0;
 
+		if (opcode == FUSE_NOTIFY_REPLY && retrieve_is_other(self))
+			continue;
 		for (by = 0; by < SERVER_TRANSPORTS; by++)
 			all += self->seen->count[by][opcode];
 		switch (opcode_kind(opcode)) {
