@@ -12,8 +12,8 @@
 
 here=$FU_TOP/scripts/interop
 ring_clients=(passthrough_hp passthrough_ll passthrough passthrough_fh memfs_ll bindfs sshfs fuse-overlayfs squashfuse
-	squashfuse_ll erofsfuse fuse2fs exfat-fuse disorderfs fuseiso backing userns fuse_uringd libfuse-tests)
-dev_clients=(qemu-storage-daemon gocryptfs rclone cuse virtiofs idmapped refused selftests)
+	squashfuse_ll erofsfuse fuse2fs exfat-fuse disorderfs fuseiso backing userns fuse_uringd idmapped libfuse-tests)
+dev_clients=(qemu-storage-daemon gocryptfs rclone cuse virtiofs refused selftests)
 read -r -a clients <<<"${CLIENTS:-${ring_clients[*]} ${dev_clients[*]}}"
 for client in "${clients[@]}"; do
 	[ -f "$here/guest/clients/$client.sh" ] || die "there is no client $client (see scripts/interop/guest/clients)"
@@ -40,11 +40,11 @@ esac
 # What each client's result depends on, as it is now.
 common=$(hash_of "$(sha256sum <"$image")" "$root" "${DEPTHS:-}" "${SUITES:-}" "$(cat "$here"/guest/{boot,*.sh,*.py,*.c} | sha256sum)")
 declare -A keys=()
-for client in "${clients[@]}"; do
+for client in "${ring_clients[@]}" "${dev_clients[@]}"; do
 	keys[$client]=$(hash_of "$common" "$(cat "$here/guest/clients/$client.sh")")
 	# These are built from the server's source.
 	case $client in
-	fuse_uringd | refused | selftests) keys[$client]=$(hash_of "${keys[$client]}" "$(cat "$FU_TOP"/tools/testing/selftests/fuse/{Makefile,*.[ch]} | sha256sum)") ;;
+	fuse_uringd | idmapped | refused | selftests) keys[$client]=$(hash_of "${keys[$client]}" "$(cat "$FU_TOP"/tools/testing/selftests/fuse/{Makefile,*.[ch]} | sha256sum)") ;;
 	esac
 done
 initrd=$FU_BUILD/initrd-interop-$name.cpio
@@ -66,7 +66,7 @@ run() {
 	rm -rf "$share"
 	mkdir -p "$share/logs" "$share/rows"
 	[ -z "${SUITES:-}" ] || echo "$SUITES" >"$share/suites"
-	if [ "$client" = virtiofs ] || [ "$client" = idmapped ]; then
+	if [ "$client" = virtiofs ]; then
 		mkdir "$share/virtiofs"
 		vm=(--virtiofs "$share/virtiofs" --virtiofsd "$root/virtiofsd/ld.so --library-path $root/virtiofsd $root/virtiofsd/virtiofsd")
 	fi
@@ -95,6 +95,12 @@ for client in "${clients[@]}"; do
 	say "$client: $((SECONDS - start)) s"
 done
 
+# Of what was not asked for, only results that are of this kernel and these scripts.
+rows=("${clients[@]}")
+for client in "${ring_clients[@]}" "${dev_clients[@]}"; do
+	[[ " ${clients[*]} " = *" $client "* ]] || [ "$(cat "$results/$client/key" 2>/dev/null)" != "${keys[$client]}" ] ||
+		rows+=("$client")
+done
 mkdir -p "$FU_TOP/results"
 table=$FU_TOP/results/interop${BASE:+-$BASE}.md
 [ $name = series ] || table=$results/interop.md
@@ -107,11 +113,11 @@ table=$FU_TOP/results/interop${BASE:+-$BASE}.md
 		printf 'Made by `make interop` on %s with the kernel %s, accelerator %s.\n\n' "$(date -u +%F)" \
 			"$(cat "${kernel:-/nowhere}/release" 2>/dev/null || basename "$image")" "$ACCEL"
 	fi
-	"$here/table.py" "$results"
+	"$here/table.py" "$results" "${rows[@]}"
 } >"$table.new"
 mv "$table.new" "$table"
 sed -n '/^|/p; /^- /p' "$table"
 say "(also in ${table#"$FU_TOP/"})"
-line=$("$here/table.py" --line "$results")
+line=$("$here/table.py" --line "$results" "${rows[@]}")
 say "$line"
 [ "${line##*, }" = '0 failed' ]

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""The table of make interop from its clients' folders: table.py [--line] FOLDER
+"""The table of make interop from its clients' folders: table.py [--line] FOLDER CLIENT...
 
 A row of the ring passes when its requests went over the ring and each suite passed, or failed over
 /dev/fuse in the same way; a row of /dev/fuse passes when what failed is what that client cannot do.
@@ -66,12 +66,12 @@ def ran(row):
 
 def main():
     only_line = sys.argv[1] == "--line"
-    folder = sys.argv[-1]
+    folder, *chosen = sys.argv[2 if only_line else 1:]
     passed = failed = requests = clients = 0
     out, notes = [], []
-    for client in sorted(os.listdir(folder)):
+    for client in sorted(chosen):
         rows_dir = os.path.join(folder, client, "rows")
-        if not os.path.isdir(rows_dir) or client.endswith(".new"):
+        if not os.path.isdir(rows_dir):
             continue
         with open(os.path.join(folder, client, "guest"), errors="replace") as f:
             guest = f.read().strip()

@@ -78,6 +78,27 @@ backing)
 	[ $((after - before)) -lt 500 ] || fail "it took $((after - before)) requests to copy a file of 1536 pages"
 	rm "$own"
 	;;
+idmapped)
+	# What root owns is uid 1000's in the idmapped mount, and the other way round.
+	other=/mnt/idmapped.other
+	mkdir "$other" "$own"
+	echo theirs >"$own/file"
+	mount --bind -o X-mount.idmap=b:0:1000:1 "$mnt" "$other" || fail 'it cannot be idmapped'
+	[ "$(stat -c %u:%g "$other/idmapped/file")" = 1000:1000 ] || fail "the owner is $(stat -c %u:%g "$other/idmapped/file")"
+	setpriv --reuid=1000 --regid=1000 --clear-groups sh -ec "cd $other/idmapped; echo mine >new; mkdir dir; mv new dir/
+		ln -s new dir/link; ln dir/new dir/second; mkfifo dir/fifo; chmod 600 dir/new; cat dir/link; rm file" || fail 'the owner cannot work'
+	for name in dir dir/new dir/second dir/link dir/fifo; do
+		[ "$(stat -c %u:%g "$own/$name")" = 0:0 ] || fail "$name is made for $(stat -c %u:%g "$own/$name")"
+		[ "$(stat -c %u:%g "$work/back/idmapped/$name")" = 0:0 ] || fail "$name belongs to $(stat -c %u:%g "$work/back/idmapped/$name") below"
+	done
+	! setpriv --reuid=1001 --regid=1001 --clear-groups touch "$other/idmapped/foreign" 2>/dev/null || fail 'another user can write'
+	! setpriv --reuid=1001 --regid=1001 --clear-groups cat "$other/idmapped/dir/new" 2>/dev/null || fail 'another user can read'
+	chown 1000:1000 "$other/idmapped/dir/new"
+	[ "$(stat -c %u:%g "$own/dir/new")" = 0:0 ] || fail "it was given to $(stat -c %u:%g "$own/dir/new")"
+	umount "$other"
+	rmdir "$other"
+	rm -r "$own"
+	;;
 metadata) python3 "$(dirname "$0")/metadata.py" "$own" 4 24 ;;
 model)
 	pids=()
