@@ -188,6 +188,9 @@ static bool look(struct server_req *req, void *arg)
 
 	if (opcode >= NR_OPCODES)
 		return false;
+	/* Nobody waits for that one, so what is seen goes before its count */
+	if (opcode == FUSE_NOTIFY_REPLY)
+		seen->retrieved = req->data_len;
 	__atomic_add_fetch(&seen->count[server_req_by(req)][opcode], 1,
 			   __ATOMIC_SEQ_CST);
 	switch (opcode) {
@@ -203,9 +206,6 @@ static bool look(struct server_req *req, void *arg)
 	case FUSE_WRITE:
 		size = write->size;
 		seen->nodeid = req->in->nodeid;
-		break;
-	case FUSE_NOTIFY_REPLY:
-		seen->retrieved = req->data_len;
 		break;
 	}
 	if (size > seen->largest[opcode])

@@ -899,8 +899,11 @@ int puppet_serve(struct puppet *p, struct requester *r)
 		if (requester_ended(r, &ret, 0))
 			return ret;
 		/* Short, as the requester's end wakes nobody here. */
-		if (puppet_next(p, &req, 2) == PUPPET_REQUEST)
+		ret = puppet_next(p, &req, 2);
+		if (ret == PUPPET_REQUEST)
 			puppet_answer(p, &req);
+		else if (ret == -EPROTO)
+			return ret;
 	}
 	return REQUESTER_HANGS;
 }

@@ -1448,6 +1448,21 @@ static const struct puppet_io direct_write = {
 	.flags = O_WRONLY | O_DIRECT,
 };
 
+/*
+ * Until the requester has ended and its file is released.  That is a request
+ * for which it does not wait, and which must not be in the slot any more when
+ * the slot's memory is thrown away.
+ */
+static int serve_file(struct puppet *p, struct requester *r)
+{
+	static struct puppet_req req;
+	int ret = puppet_until(p, &req, FUSE_RELEASE);
+
+	if (!ret)
+		ret = puppet_answer(p, &req);
+	return ret ? ret : puppet_serve(p, r);
+}
+
 /* A WRITE in hand, whose data must be what the requester has written. */
 static int check_write(struct puppet *p, struct requester *r)
 {
@@ -1466,14 +1481,14 @@ static int check_write(struct puppet *p, struct requester *r)
 		if (data[i] != test_byte(PUPPET_FILE, req.write.offset + i))
 			return -EILSEQ;
 	ret = puppet_answer(p, &req);
-	return ret ? ret : puppet_serve(p, r);
+	return ret ? ret : serve_file(p, r);
 }
 
 TEST_F(pages, not_there_yet)
 {
 	ASSERT_EQ(0, check_write(&self->p, &self->r));
 	ASSERT_EQ(0, requester_start(&self->r, request_read, &direct_read));
-	EXPECT_EQ(0, puppet_serve(&self->p, &self->r));
+	EXPECT_EQ(0, serve_file(&self->p, &self->r));
 	EXPECT_TRUE(puppet_all_by_ring(&self->p));
 }
 
@@ -1486,7 +1501,7 @@ TEST_F(pages, dropped_in_between)
 		ASSERT_EQ(0, madvise(self->mem, self->size, MADV_DONTNEED));
 		ASSERT_EQ(0, requester_start(&self->r, request_read,
 					     &direct_read));
-		EXPECT_EQ(0, puppet_serve(&self->p, &self->r));
+		EXPECT_EQ(0, serve_file(&self->p, &self->r));
 		/* Without swap it does nothing. */
 		madvise(self->mem, self->size, MADV_PAGEOUT);
 	}
@@ -1511,7 +1526,7 @@ TEST_F(pages, copied_by_fork)
 		EXPECT_EQ(0, check_write(&self->p, &self->r));
 		ASSERT_EQ(0, requester_start(&self->r, request_read,
 					     &direct_read));
-		EXPECT_EQ(0, puppet_serve(&self->p, &self->r));
+		EXPECT_EQ(0, serve_file(&self->p, &self->r));
 		kill(pid, SIGKILL);
 		ASSERT_EQ(pid, waitpid(pid, NULL, 0));
 	}
