@@ -1529,7 +1529,7 @@ static unsigned int most_cpus_switch(struct __test_metadata *_metadata,
 		    cpu_switch(cpu, on))
 			continue;
 		if (++nr % 8 == 0)
-			TH_LOG("%u CPUs %s", nr, on ? "on" : "off");
+			TH_LOG("%u CPUs so far, on: %u", nr, on);
 	}
 	return nr;
 }
