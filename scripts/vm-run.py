@@ -79,12 +79,14 @@ def parse_args():
 def qemu_command(args, work, token):
     cpus = args.maxcpus or args.smp
     nodes = args.nodes or (2 if cpus > 1 else 1)
+    # Linux does not believe in CPUs to be plugged into a package that is there, unless it knows the hypervisor
+    cores = args.smp if cpus > args.smp else cpus // nodes
     if cpus % nodes or args.mem % nodes:
         sys.exit("vm-run.py: %d vCPUs or %d MiB do not divide by %d nodes" % (cpus, args.mem, nodes))
     kvm = args.accel == "kvm"
     cmd = ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-no-reboot",
            "-machine", "q35", "-cpu", "host" if kvm else "max",
-           "-smp", "%d,maxcpus=%d,sockets=%d,cores=%d,threads=1" % (args.smp, cpus, nodes, cpus // nodes),
+           "-smp", "%d,maxcpus=%d,sockets=%d,cores=%d,threads=1" % (args.smp, cpus, cpus // cores, cores),
            "-m", "%dM" % args.mem, "-kernel", args.kernel, "-initrd", os.path.join(work, "initrd"),
            "-qmp", "unix:%s,server=on,wait=off" % os.path.join(work, "qmp"),
            "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
@@ -368,6 +370,8 @@ def main():
             sys.exit("vm-run.py: %s is not a file" % path)
     if args.maxcpus and args.maxcpus < args.smp:
         sys.exit("vm-run.py: --maxcpus is less than --smp")
+    if args.maxcpus % args.smp:
+        sys.exit("vm-run.py: --maxcpus is not a multiple of --smp")
     if args.icount and args.smp != 1:
         sys.exit("vm-run.py: --icount needs --smp 1")
     if args.icount and args.accel == "kvm":

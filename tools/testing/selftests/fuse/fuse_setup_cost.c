@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "common.h"
+#include "meminfo.h"
 #include "server.h"
 
 #define MAX_ROUNDS	100
@@ -42,7 +43,7 @@ static const char help[] =
 "setup_cost possible=N online=N queues=N depth=N payload=N small_size=N\n"
 "pool_size=N mmap_size=N bytes=N ns=N available_kib=N rounds=N\n"
 "bytes is the memory of all queues, ns the median time of the ioctl, and\n"
-"available_kib by how much MemAvailable was less after it, at the median.  Both\n"
+"available_kib by how much less memory was available, at the median.  Both\n"
 "are \"-\" for a ring that would take more than three quarters of MemAvailable:\n"
 "that is not tried.\n";
 
@@ -58,13 +59,6 @@ static __u64 now_ns(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return ts.tv_sec * 1000000000ULL + ts.tv_nsec;
-}
-
-/* What CPUs have counted on their own becomes part of the sums */
-static long available_kib(void)
-{
-	file_write("/proc/sys/vm/stat_refresh", "1");
-	return mem_kib("MemAvailable:");
 }
 
 /* 0 or a negative errno of the ioctl */

@@ -21,6 +21,7 @@
 
 #include "../kselftest_harness.h"
 #include "common.h"
+#include "meminfo.h"
 #include "puppet.h"
 
 #define FILE2	(TEST_MNT "/f2")
@@ -425,22 +426,6 @@ FIXTURE_SETUP(cycles)
 
 FIXTURE_TEARDOWN(cycles)
 {
-}
-
-/* Available memory, with the free pages that CPUs keep for themselves. */
-static long available_kib(void)
-{
-	long count, pages = 0;
-	char line[128];
-	FILE *file = fopen("/proc/zoneinfo", "r");
-
-	if (!file)
-		return -errno;
-	while (fgets(line, sizeof(line), file))
-		if (sscanf(line, " count: %ld", &count) == 1)
-			pages += count;
-	fclose(file);
-	return mem_kib("MemAvailable:") + pages * (getpagesize() / 1024);
 }
 
 /* What else goes on meanwhile: a fraction of that, as measured. */
