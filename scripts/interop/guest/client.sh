@@ -90,7 +90,7 @@ finished() {
 		return
 	fi
 	# The first thing that went wrong says more than what followed.
-	text=$(grep -aE '^error' "$4" | grep -av 'see above\|ended with status' | head -n 1)
+	text=$(grep -aE '^error:' "$4" | grep -av 'see above\|ended with status' | head -n 1)
 	[ -n "$text" ] || text=$(grep -aE 'rror|erif|failed' "$4" | tail -n 1)
 	text=$(tr -d '\r' <<<"$text" | cut -c1-160)
 	[ "$2" -ne 124 ] || text="it did not end within 300 s; $text"
@@ -133,7 +133,7 @@ kill_suite() {
 run_kill() {
 	local begun=$SECONDS status=0 out="$log/$client.${transport/:/-}.kill.log"
 	kill_suite >"$out" 2>&1
-	! grep -q '^error' "$out" || status=1
+	! grep -q '^error:' "$out" || status=1
 	finished kill $status $((SECONDS - begun)) "$out"
 	[ $status -ne 0 ] || rm -f "$out"
 }

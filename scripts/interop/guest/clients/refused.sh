@@ -39,7 +39,7 @@ is_refused() {
 		until_true 30 gone "$pid" || { echo 'error: the server does not end'; kill -9 "$pid"; }
 	} >"$out" 2>&1
 	wait "$pid" 2>/dev/null
-	! grep -q '^error' "$out" || status=1
+	! grep -q '^error:' "$out" || status=1
 	finished "$name" $status $((SECONDS - begun)) "$out"
 }
 
