@@ -6,7 +6,6 @@
  * fuse_uringd's passthrough with that said in the answer to FUSE_INIT.
  */
 #include <err.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,8 +21,7 @@ int main(int argc, char **argv)
 		.init_set = FUSE_ALLOW_IDMAP,
 		.transport = SERVER_DEV,
 	};
-	struct server *srv;
-	sigset_t set;
+	int ret;
 
 	if (argc != 4)
 		errx(1, "idmapd dev|user[:DEPTH] DIR MOUNT");
@@ -36,13 +34,8 @@ int main(int argc, char **argv)
 	if (!opts.fs)
 		err(1, "%s", argv[2]);
 	opts.mountpoint = argv[3];
-	sigemptyset(&set);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGTERM);
-	sigprocmask(SIG_BLOCK, &set, NULL);
-	srv = server_start(&opts);
-	if (!srv)
+	ret = server_run(&opts);
+	if (ret < 0)
 		errx(1, "%s", server_error());
-	server_wait_signal(srv, &set);
-	return server_stop(srv) ? 1 : 0;
+	return ret;
 }

@@ -242,8 +242,6 @@ int main(int argc, char **argv)
 	};
 	const char *fs = "mem";
 	bool foreground = false, restart = false;
-	struct server *srv;
-	sigset_t set;
 	int opt, ret;
 
 	while ((opt = getopt_long(argc, argv, "o:f", options, NULL)) != -1) {
@@ -368,15 +366,9 @@ int main(int argc, char **argv)
 		return ret;
 	}
 
-	sigemptyset(&set);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGTERM);
-	sigprocmask(SIG_BLOCK, &set, NULL);
-	srv = server_start(&opts);
-	if (!srv)
+	ret = server_run(&opts);
+	if (ret < 0)
 		errx(1, "%s", server_error());
-	server_wait_signal(srv, &set);
-	ret = server_stop(srv);
 	fs_free(opts.fs);
 	if (ret)
 		errx(1, "the filesystem was busy, so its connection was cut");

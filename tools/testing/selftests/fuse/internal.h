@@ -5,6 +5,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 
 #include "server.h"
@@ -93,6 +94,11 @@ struct server_keep {
 /* server.c */
 /* server_start(), on a descriptor that is mounted already unless it is -1 */
 struct server *server_begin(const struct server_opts *opts, int dev_fd);
+/*
+ * server_wait() that a signal of the (blocked) set ends, too: false then, true
+ * when the filesystem has been unmounted
+ */
+bool server_wait_signal(struct server *srv, const sigset_t *set);
 void server_dispatch(struct server_req *req);
 void server_add_thread(struct server *srv, struct server_thread *t);
 int server_start_thread(struct server_thread *t);

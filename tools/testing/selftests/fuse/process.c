@@ -71,8 +71,22 @@ static void stop_signals(sigset_t *set)
 	sigaddset(set, SIGINT);
 }
 
+int server_run(const struct server_opts *opts)
+{
+	struct server *srv;
+	sigset_t set;
+
+	stop_signals(&set);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	srv = server_start(opts);
+	if (!srv)
+		return -1;
+	server_wait_signal(srv, &set);
+	return server_stop(srv) ? 1 : 0;
+}
+
 /*
- * The life of a server's process, in which these signals are blocked.  Returns
+ * The life of a forked server's process, in which these signals are blocked.  Returns
  * its exit status.
  */
 static int serve(const struct server_opts *opts, int dev_fd, int report_fd)

@@ -20,7 +20,6 @@
 #ifndef SELFTEST_FUSE_SERVER_H
 #define SELFTEST_FUSE_SERVER_H
 
-#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
@@ -291,10 +290,16 @@ int server_stop(struct server *srv);
 
 /* Waits until somebody else has unmounted, then server_stop() is quick */
 void server_wait(struct server *srv);
-/* True when that happens, false when a signal of the (blocked) set comes */
-bool server_wait_signal(struct server *srv, const sigset_t *set);
 
-/* Why the last server_start(), server_fork() or server_mount() failed */
+/*
+ * The whole life of a server in a process that does nothing else: until the
+ * filesystem is unmounted, or SIGTERM or SIGINT come, which are blocked from
+ * then on.  Returns 0, 1 when server_stop() found it busy, or -1 with errno when
+ * it could not start.
+ */
+int server_run(const struct server_opts *opts);
+
+/* Why the last of the calls that start, fork or mount failed */
 const char *server_error(void);
 
 /* Descriptor of /dev/fuse, the one that is mounted */
