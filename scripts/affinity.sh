@@ -10,11 +10,7 @@ requests=5000 max_switches=2.05 max_wakeups=0.05
 
 "$FU_TOP/scripts/install.sh"
 ensure_tree
-image=$("$FU_TOP/scripts/build-kernel.sh" --kernel stats | tee >(cat >&2) | tail -n 1)
-install=$("$FU_TOP/scripts/build-kselftest.sh" | tee >(cat >&2) | tail -n 1)
-initrd=$FU_BUILD/initrd-$FU_BASE_NAME.cpio
-"$FU_TOP/scripts/initramfs.sh" "$initrd" "$install:/kselftest" "$(command -v timeout):/usr/bin/timeout"
-choose_accel "$image" "$initrd"
+prepare_guest stats
 
 share=$FU_BUILD/affinity
 rm -rf "$share"

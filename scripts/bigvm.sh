@@ -12,11 +12,7 @@ max_booted=4
 "$FU_TOP/scripts/install.sh" gnuplot-nox
 command -v gnuplot >/dev/null || die "gnuplot is missing: install gnuplot-nox"
 ensure_tree
-image=$("$FU_TOP/scripts/build-kernel.sh" | tee >(cat >&2) | tail -n 1)
-install=$("$FU_TOP/scripts/build-kselftest.sh" | tee >(cat >&2) | tail -n 1)
-initrd=$FU_BUILD/initrd-$FU_BASE_NAME.cpio
-"$FU_TOP/scripts/initramfs.sh" "$initrd" "$install:/kselftest" "$(command -v timeout):/usr/bin/timeout"
-choose_accel "$image" "$initrd"
+prepare_guest ordinary
 # Half of what the machine has free, for guests use what they are given.
 mem=$(awk '/^MemAvailable:/ { m = int($2 / 2048 / 512) * 512 } END { print (m < 3072 ? 3072 : (m > 8192 ? 8192 : m)) }' /proc/meminfo)
 vm() { "$FU_TOP/scripts/vm-run.py" --kernel "$image" --initrd "$initrd" --mem "$mem" "$@"; }

@@ -142,3 +142,14 @@ choose_accel() {
 	export ACCEL
 	say "accelerator: $ACCEL"
 }
+
+# prepare_guest KERNEL [IMAGE]: the tree's kernel in that configuration, or IMAGE, and a root with the tree's
+# selftests in /kselftest.  Sets image, install (where the selftests are here) and initrd, and chooses ACCEL.
+prepare_guest() {
+	image=${2:-}
+	[ -n "$image" ] || image=$("$FU_TOP/scripts/build-kernel.sh" --kernel "$1" | tee >(cat >&2) | tail -n 1)
+	install=$("$FU_TOP/scripts/build-kselftest.sh" | tee >(cat >&2) | tail -n 1)
+	initrd=$FU_BUILD/initrd-$FU_BASE_NAME.cpio
+	"$FU_TOP/scripts/initramfs.sh" "$initrd" "$install:/kselftest" "$(command -v timeout):/usr/bin/timeout"
+	choose_accel "$image" "$initrd"
+}

@@ -12,11 +12,7 @@ connection='&fiq->lock|&fiq->waitq|&fc->lock|&fc->bg_lock|&fc->blocked_waitq|&fp
 
 "$FU_TOP/scripts/install.sh"
 ensure_tree
-image=$("$FU_TOP/scripts/build-kernel.sh" --kernel debug | tee >(cat >&2) | tail -n 1)
-install=$("$FU_TOP/scripts/build-kselftest.sh" | tee >(cat >&2) | tail -n 1)
-initrd=$FU_BUILD/initrd-$FU_BASE_NAME.cpio
-"$FU_TOP/scripts/initramfs.sh" "$initrd" "$install:/kselftest" "$(command -v timeout):/usr/bin/timeout"
-choose_accel "$image" "$initrd"
+prepare_guest debug
 
 share=$FU_BUILD/locks
 rm -rf "$share"

@@ -6,11 +6,7 @@
 [ -t 0 ] || die "make shell needs a terminal"
 "$FU_TOP/scripts/install.sh"
 ensure_tree
-image=$("$FU_TOP/scripts/build-kernel.sh" | tee >(cat >&2) | tail -n 1)
-install=$("$FU_TOP/scripts/build-kselftest.sh" | tee >(cat >&2) | tail -n 1)
-initrd=$FU_BUILD/initrd-$FU_BASE_NAME.cpio
-"$FU_TOP/scripts/initramfs.sh" "$initrd" "$install:/kselftest" "$(command -v timeout):/usr/bin/timeout"
-choose_accel "$image" "$initrd"
+prepare_guest ordinary
 say "booting; Ctrl-C goes to the guest, 'exit' ends it; $FU_BUILD/share is /host there"
 mkdir -p "$FU_BUILD/share"
 state=$(stty -g)

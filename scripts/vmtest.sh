@@ -22,12 +22,7 @@ while [ $# -gt 0 ]; do
 	esac
 	shift
 done
-[ -n "$image" ] || image=$("$FU_TOP/scripts/build-kernel.sh" --kernel "$kernel" | tee >(cat >&2) | tail -n 1)
-install=$("$FU_TOP/scripts/build-kselftest.sh" | tee >(cat >&2) | tail -n 1)
-initrd=$FU_BUILD/initrd-$FU_BASE_NAME.cpio
-"$FU_TOP/scripts/initramfs.sh" "$initrd" "$install:/kselftest" \
-	"$(command -v timeout):/usr/bin/timeout"
-choose_accel "$image" "$initrd"
+prepare_guest "$kernel" "$image"
 
 console=$FU_LOGS/test-$FU_BASE_NAME-$kernel.console
 per_test=900

@@ -38,6 +38,7 @@
 #include <unistd.h>
 
 #include "common.h"
+#include "options.h"
 #include "server.h"
 
 #define WARM_UP		100
@@ -329,22 +330,6 @@ static void schedstats_on(void)
 		errx(1, "%s cannot be written", SCHEDSTATS);
 }
 
-static unsigned long parse(const char *option, const char *text,
-			   unsigned long min, unsigned long max)
-{
-	unsigned long value;
-	char *end;
-
-	errno = 0;
-	value = strtoul(text, &end, 0);
-	if (end == text || *end || *text == '-')
-		errx(1, "%s: '%s' is not a number", option, text);
-	if (errno || value < min || value > max)
-		errx(1, "%s: %s is not between %lu and %lu", option, text, min,
-		     max);
-	return value;
-}
-
 static const struct option options[] = {
 	{ "requests", required_argument, NULL, 'n' },
 	{ "cpu", required_argument, NULL, 'c' },
@@ -363,10 +348,11 @@ int main(int argc, char **argv)
 	while ((opt = getopt_long(argc, argv, "n:c:h", options, NULL)) != -1) {
 		switch (opt) {
 		case 'n':
-			nr_requests = parse("--requests", optarg, 1, 1 << 30);
+			nr_requests =
+				parse_number("--requests", optarg, 1, 1 << 30);
 			break;
 		case 'c':
-			cpu = parse("--cpu", optarg, 0, CPU_SETSIZE - 1);
+			cpu = parse_number("--cpu", optarg, 0, CPU_SETSIZE - 1);
 			break;
 		case 'h':
 			fputs(help, stdout);

@@ -25,6 +25,7 @@
 #include <unistd.h>
 #include <linux/types.h>
 
+#include "options.h"
 #include "util.h"
 
 #define MAX_THREADS	4096
@@ -318,22 +319,6 @@ static bool prepare(void)
 	return true;
 }
 
-static unsigned long parse(const char *option, const char *text,
-			   unsigned long min, unsigned long max)
-{
-	unsigned long value;
-	char *end;
-
-	errno = 0;
-	value = strtoul(text, &end, 0);
-	if (end == text || *end || *text == '-')
-		errx(1, "%s: '%s' is not a number", option, text);
-	if (errno || value < min || value > max)
-		errx(1, "%s: %s is not between %lu and %lu", option, text, min,
-		     max);
-	return value;
-}
-
 static const struct option options[] = {
 	{ "threads", required_argument, NULL, 't' },
 	{ "ops", required_argument, NULL, 'n' },
@@ -366,19 +351,21 @@ int main(int argc, char **argv)
 				  NULL)) != -1) {
 		switch (opt) {
 		case 't':
-			nr_threads = parse("--threads", optarg, 1, MAX_THREADS);
+			nr_threads = parse_number("--threads", optarg, 1,
+						  MAX_THREADS);
 			break;
 		case 'n':
-			nr_ops = parse("--ops", optarg, 1, LONG_MAX);
+			nr_ops = parse_number("--ops", optarg, 1, LONG_MAX);
 			break;
 		case 's':
-			seconds = parse("--seconds", optarg, 1, 86400);
+			seconds = parse_number("--seconds", optarg, 1, 86400);
 			break;
 		case 'b':
 			bind_cpus = true;
 			break;
 		case 'S':
-			file_size = parse("--size", optarg, 1, 1 << 20) * MIB;
+			file_size = parse_number("--size", optarg, 1, 1 << 20);
+			file_size *= MIB;
 			break;
 		case 'l':
 			for (i = 0; i < ARRAY_SIZE(tests); i++)

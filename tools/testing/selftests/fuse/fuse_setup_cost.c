@@ -21,6 +21,7 @@
 
 #include "common.h"
 #include "meminfo.h"
+#include "options.h"
 #include "server.h"
 
 #define MAX_ROUNDS	100
@@ -121,22 +122,6 @@ static int by_kib(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-static unsigned long parse(const char *option, const char *text,
-			   unsigned long min, unsigned long max)
-{
-	unsigned long value;
-	char *end;
-
-	errno = 0;
-	value = strtoul(text, &end, 0);
-	if (end == text || *end || *text == '-')
-		errx(1, "%s: '%s' is not a number", option, text);
-	if (errno || value < min || value > max)
-		errx(1, "%s: %s is not between %lu and %lu", option, text, min,
-		     max);
-	return value;
-}
-
 static const struct option options[] = {
 	{ "queues", required_argument, NULL, 'q' },
 	{ "depth", required_argument, NULL, 'd' },
@@ -167,35 +152,37 @@ int main(int argc, char **argv)
 				  NULL)) != -1) {
 		switch (opt) {
 		case 'q':
-			setup.nr_queues = parse("--queues", optarg, 1,
-						UINT16_MAX);
+			setup.nr_queues =
+				parse_number("--queues", optarg, 1, UINT16_MAX);
 			break;
 		case 'd':
-			setup.queue_depth = parse("--depth", optarg, 1,
-						  FUSE_URING_MAX_QUEUE_DEPTH);
+			setup.queue_depth =
+				parse_number("--depth", optarg, 1,
+					     FUSE_URING_MAX_QUEUE_DEPTH);
 			break;
 		case 'C':
-			setup.nr_control = parse("--control", optarg, 0,
-						 FUSE_URING_MAX_CONTROL);
+			setup.nr_control = parse_number("--control", optarg, 0,
+							FUSE_URING_MAX_CONTROL);
 			break;
 		case 'p':
-			setup.payload_size = parse("--payload", optarg,
-						   FUSE_URING_MIN_PAYLOAD,
-						   1 << 30);
+			setup.payload_size =
+				parse_number("--payload", optarg,
+					     FUSE_URING_MIN_PAYLOAD, 1 << 30);
 			break;
 		case 's':
-			setup.small_size = parse("--small-size", optarg, 1,
-						 1 << 30);
+			setup.small_size =
+				parse_number("--small-size", optarg, 1, 1 << 30);
 			break;
 		case 'P':
-			setup.pool_size = parse("--pool-size", optarg, 1,
-						LONG_MAX);
+			setup.pool_size = parse_number("--pool-size", optarg, 1,
+						       LONG_MAX);
 			break;
 		case 'f':
 			full_size = true;
 			break;
 		case 'r':
-			rounds = parse("--rounds", optarg, 1, MAX_ROUNDS);
+			rounds =
+				parse_number("--rounds", optarg, 1, MAX_ROUNDS);
 			break;
 		case 'h':
 			fputs(help, stdout);

@@ -10,6 +10,7 @@
 #include <sys/mount.h>
 #include <unistd.h>
 
+#include "options.h"
 #include "server.h"
 #include "util.h"
 
@@ -67,32 +68,6 @@ static const char help[] =
 
 static const char *stats_file;
 
-static __u64 parse(const char *option, const char *text, __u64 max)
-{
-	static const char units[] = "KMG";
-	const char *unit;
-	__u64 value;
-	char *end;
-
-	errno = 0;
-	value = strtoull(text, &end, 0);
-	unit = *end ? strchr(units, *end) : NULL;
-	if (unit && !errno) {
-		unsigned int shift = 10 * (unit - units + 1);
-
-		if (value << shift >> shift != value)
-			errno = ERANGE;
-		value <<= shift;
-		end++;
-	}
-	if (end == text || *end || *text == '-')
-		errx(1, "%s: '%s' is not a number", option, text);
-	if (errno || value > max)
-		errx(1, "%s: %s is more than %llu", option, text,
-		     (unsigned long long)max);
-	return value;
-}
-
 /* Some mount options are flags of mount(2), the rest is for FUSE */
 static void mount_options(struct server_opts *opts, char *text)
 {
@@ -148,7 +123,7 @@ static struct server_fs *make_fs(const char *text, bool restart)
 	} else if (!strcmp(text, "null")) {
 		fs = fs_null_new(1ULL << 30);
 	} else if (!strncmp(text, "null:", 5)) {
-		fs = fs_null_new(parse("--fs", text + 5, INT64_MAX));
+		fs = fs_null_new(parse_number("--fs", text + 5, 0, INT64_MAX));
 	} else {
 		errx(1, "--fs: there is no filesystem '%s'", text);
 	}
@@ -262,11 +237,12 @@ int main(int argc, char **argv)
 			opts.init_set |= FUSE_WRITEBACK_CACHE;
 			break;
 		case OPT_MAX_WRITE:
-			opts.max_write = parse("--max-write", optarg, 1 << 30);
+			opts.max_write =
+				parse_number("--max-write", optarg, 0, 1 << 30);
 			break;
 		case OPT_VALID:
-			opts.entry_valid_ms = parse("--valid", optarg,
-						    INT32_MAX);
+			opts.entry_valid_ms =
+				parse_number("--valid", optarg, 0, INT32_MAX);
 			opts.attr_valid_ms = opts.entry_valid_ms;
 			break;
 		case OPT_STATS:
@@ -279,31 +255,37 @@ int main(int argc, char **argv)
 			opts.debug = true;
 			break;
 		case OPT_QUEUES:
-			opts.nr_queues = parse("--queues", optarg, UINT16_MAX);
+			opts.nr_queues =
+				parse_number("--queues", optarg, 0, UINT16_MAX);
 			break;
 		case OPT_DEPTH:
-			opts.queue_depth = parse("--depth", optarg,
-						 FUSE_URING_MAX_QUEUE_DEPTH);
+			opts.queue_depth =
+				parse_number("--depth", optarg, 0,
+					     FUSE_URING_MAX_QUEUE_DEPTH);
 			break;
 		case OPT_BACKGROUND:
-			opts.nr_background = parse("--background", optarg,
-						   FUSE_URING_MAX_QUEUE_DEPTH);
+			opts.nr_background =
+				parse_number("--background", optarg, 0,
+					     FUSE_URING_MAX_QUEUE_DEPTH);
 			break;
 		case OPT_PAYLOAD:
-			opts.payload_size = parse("--payload", optarg, 1 << 30);
+			opts.payload_size =
+				parse_number("--payload", optarg, 0, 1 << 30);
 			break;
 		case OPT_SMALL:
-			opts.small_size = parse("--small", optarg, 1 << 30);
+			opts.small_size =
+				parse_number("--small", optarg, 0, 1 << 30);
 			break;
 		case OPT_POOL:
-			opts.pool_size = parse("--pool", optarg, 1 << 30);
+			opts.pool_size =
+				parse_number("--pool", optarg, 0, 1 << 30);
 			break;
 		case OPT_OWN_CPUS:
 			opts.own_cpus = true;
 			break;
 		case OPT_CONTROL:
-			opts.nr_control = parse("--control", optarg,
-						FUSE_URING_MAX_CONTROL);
+			opts.nr_control = parse_number("--control", optarg, 0,
+						       FUSE_URING_MAX_CONTROL);
 			opts.no_control = !opts.nr_control;
 			break;
 		case OPT_NO_CONTROL:
@@ -311,14 +293,15 @@ int main(int argc, char **argv)
 			break;
 		case OPT_TPQ:
 			opts.threads_per_queue =
-				parse("--threads-per-queue", optarg,
-				      FUSE_URING_MAX_QUEUE_DEPTH);
+				parse_number("--threads-per-queue", optarg, 0,
+					     FUSE_URING_MAX_QUEUE_DEPTH);
 			break;
 		case OPT_NO_BIND:
 			opts.no_bind = true;
 			break;
 		case OPT_THREADS:
-			opts.nr_threads = parse("--threads", optarg, 4096);
+			opts.nr_threads =
+				parse_number("--threads", optarg, 0, 4096);
 			break;
 		case OPT_NO_CLONE:
 			opts.no_clone = true;
