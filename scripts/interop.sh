@@ -71,6 +71,7 @@ run() {
 		vm=(--virtiofs "$share/virtiofs" --virtiofsd "$root/virtiofsd/ld.so --library-path $root/virtiofsd $root/virtiofsd/virtiofsd")
 	fi
 	[ "$client" != refused ] || vm+=(--append 'lsm=smack')
+	! grep -q '^single=1$' "$here/guest/clients/$client.sh" || vm+=(--smp 1)
 	"$FU_TOP/scripts/vm-run.py" --kernel "$image" --initrd "$initrd" --disk "$root/root.img" --share "$share" --show tests \
 		--log "$FU_LOGS/interop-$name-$client.console" --timeout "${FU_INTEROP_TIMEOUT:-5400}" --quiet-limit 900 \
 		"${vm[@]}" --cmd "sh /interop/boot $client ${transports[*]}" | tee "$share/guest.log" || status=$?

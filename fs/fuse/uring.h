@@ -34,6 +34,7 @@ void fuse_uring_check_init(struct fuse_conn *fc, struct file *file,
 			   struct fuse_init_out *out);
 bool fuse_uring_expect(struct fuse_conn *fc);
 void fuse_uring_count_dev(struct fuse_conn *fc, enum fuse_uring_dev_message msg);
+void fuse_uring_messages_recheck(struct fuse_conn *fc);
 
 long fuse_uring_ioctl(struct file *file, unsigned int cmd, void __user *argp);
 int fuse_uring_mmap(struct file *file, struct vm_area_struct *vma);
@@ -43,6 +44,15 @@ int fuse_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags);
 static inline bool fuse_uring_exists(struct fuse_conn *fc)
 {
 	return rcu_access_pointer(fc->uring);
+}
+
+/* A forget or an interrupt has been queued for /dev/fuse */
+static inline void fuse_uring_message_queued(struct fuse_iqueue *fiq)
+{
+	struct fuse_conn *fc = container_of(fiq, struct fuse_conn, iq);
+
+	if (fuse_uring_exists(fc))
+		fuse_uring_messages_recheck(fc);
 }
 
 /* Whether a request waits, or has waited, on a queue and not on /dev/fuse */
@@ -89,6 +99,10 @@ fuse_uring_find_interrupted(struct fuse_conn *fc, u64 unique)
 }
 
 static inline void fuse_uring_abort(struct fuse_conn *fc)
+{
+}
+
+static inline void fuse_uring_message_queued(struct fuse_iqueue *fiq)
 {
 }
 

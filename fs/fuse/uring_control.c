@@ -229,8 +229,13 @@ void fuse_uring_control_abort(struct fuse_uring *uring)
 	}
 }
 
-/* A message has gone to /dev/fuse.  A control slot may have come meanwhile. */
-static void fuse_uring_messages_recheck(struct fuse_conn *fc)
+/**
+ * fuse_uring_messages_recheck - a message has gone to /dev/fuse
+ * @fc: the connection, which has a ring
+ *
+ * The ring, or a control slot, may have come meanwhile.
+ */
+void fuse_uring_messages_recheck(struct fuse_conn *fc)
 {
 	struct fuse_iqueue *fiq = &fc->iq;
 	struct fuse_uring *uring;
@@ -270,7 +275,6 @@ void fuse_uring_send_forget(struct fuse_iqueue *fiq,
 	spin_unlock(&fiq->lock);
 
 	fuse_dev_fiq_ops.send_forget(fiq, link);
-	fuse_uring_messages_recheck(fc);
 }
 
 /**
@@ -290,7 +294,6 @@ void fuse_uring_send_interrupt(struct fuse_iqueue *fiq, struct fuse_req *req)
 	if (!msgs->active) {
 		spin_unlock(&fiq->lock);
 		fuse_dev_fiq_ops.send_interrupt(fiq, req);
-		fuse_uring_messages_recheck(fc);
 		return;
 	}
 

@@ -11,6 +11,9 @@
 #include "uring_i.h"
 #include "fuse_trace.h"
 
+#include <linux/cred.h>
+#include <linux/memcontrol.h>
+#include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <linux/workqueue.h>
@@ -51,6 +54,8 @@ struct fuse_uring_notifier {
  * struct fuse_uring_notification - one notification
  * @entry: on the list of those that wait
  * @cmd: the command to complete, NULL when it was cancelled
+ * @cred: who sent it, and as whom it is handled
+ * @memcg: what is charged for pages that it adds to the page cache
  * @len: of the message
  * @oh: its header, as it was checked
  * @payload: the rest of the message
@@ -58,6 +63,8 @@ struct fuse_uring_notifier {
 struct fuse_uring_notification {
 	struct list_head entry;
 	struct io_uring_cmd *cmd;
+	const struct cred *cred;
+	struct mem_cgroup *memcg;
 	u32 len;
 	struct fuse_out_header oh;
 	u8 payload[];
@@ -117,14 +124,31 @@ static void fuse_uring_notify_forget(struct fuse_uring_notifier *nt,
 	nt->bytes -= n->len;
 }
 
-/* Do what a notification says.  Its length, or an error, as of write(2). */
+static void fuse_uring_notify_free(struct fuse_uring_notification *n)
+{
+	if (!n)
+		return;
+
+	put_cred(n->cred);
+	mem_cgroup_put(n->memcg);
+	kvfree(n);
+}
+
+/*
+ * Do what a notification says, as if its server did it by write(2).  Its length,
+ * or an error, as of that.
+ */
 static int fuse_uring_notify_handle(struct fuse_uring_notifier *nt,
 				    struct fuse_uring_notification *n)
 {
+	struct mem_cgroup *old_memcg = set_active_memcg(n->memcg);
+	const struct cred *old_cred = override_creds(n->cred);
 	int err;
 
 	err = fuse_dev_notify(nt->fc, n->oh.error, n->payload,
 			      n->len - sizeof(n->oh));
+	revert_creds(old_cred);
+	set_active_memcg(old_memcg);
 	trace_fuse_uring_notify(nt->fc, n->oh.error, n->len, err);
 
 	return err ?: n->len;
@@ -148,7 +172,7 @@ static void fuse_uring_notify_work(struct work_struct *work)
 		fuse_uring_notify_complete(n, ret);
 		fuse_uring_notify_forget(nt, n);
 		spin_unlock(&nt->lock);
-		kvfree(n);
+		fuse_uring_notify_free(n);
 		spin_lock(&nt->lock);
 	}
 	spin_unlock(&nt->lock);
@@ -225,7 +249,7 @@ void fuse_uring_notifier_abort(struct fuse_uring_notifier *nt)
 	spin_unlock(&nt->lock);
 
 	list_for_each_entry_safe(n, next, &waiting, entry)
-		kvfree(n);
+		fuse_uring_notify_free(n);
 }
 
 /* How many notifications the server has sent by commands */
@@ -253,15 +277,17 @@ fuse_uring_notify_copy(void __user *msg, u32 len)
 
 	INIT_LIST_HEAD(&n->entry);
 	n->cmd = NULL;
+	n->cred = get_current_cred();
+	n->memcg = get_mem_cgroup_from_mm(current->mm);
 	n->len = len;
 	if (copy_from_user(&n->oh, msg, sizeof(n->oh)) ||
 	    copy_from_user(n->payload, msg + sizeof(n->oh),
 			   len - sizeof(n->oh))) {
-		kvfree(n);
+		fuse_uring_notify_free(n);
 		return ERR_PTR(-EFAULT);
 	}
 	if (n->oh.len != len || n->oh.unique) {
-		kvfree(n);
+		fuse_uring_notify_free(n);
 		return ERR_PTR(-EINVAL);
 	}
 
@@ -331,7 +357,7 @@ int fuse_uring_notify(struct io_uring_cmd *cmd, struct fuse_uring *uring,
 			nt->count--;
 		spin_unlock(&nt->lock);
 		if (!IS_ERR(n))
-			kvfree(n);
+			fuse_uring_notify_free(n);
 		return ret;
 	}
 
@@ -350,7 +376,7 @@ int fuse_uring_notify(struct io_uring_cmd *cmd, struct fuse_uring *uring,
 	spin_unlock(&nt->lock);
 
 	if (ended) {
-		kvfree(n);
+		fuse_uring_notify_free(n);
 		return fuse_uring_cmd_done(cmd, -ENOTCONN, issue_flags);
 	}
 	queue_work(nt->wq, &nt->work);
@@ -393,7 +419,7 @@ void fuse_uring_notify_cancel(struct io_uring_cmd *cmd,
 		cmd->flags &= ~IORING_URING_CMD_CANCELABLE;
 	spin_unlock(&nt->lock);
 
-	kvfree(waiting);
+	fuse_uring_notify_free(waiting);
 	if (n && own)
 		io_uring_cmd_done(cmd, -ECANCELED, 0, issue_flags);
 }

@@ -20,6 +20,7 @@
  * @uring: the ring, which lives longer
  * @task: the task, with a reference
  * @pid: its pid, with a reference
+ * @exec_id: the program that it runs, which another one may replace
  * @wait: on the pid's wait queue
  * @work: withdraws the slots when the task is dead
  * @done: @work has run
@@ -29,20 +30,36 @@ struct fuse_uring_watch {
 	struct fuse_uring *uring;
 	struct task_struct *task;
 	struct pid *pid;
+	u64 exec_id;
 	wait_queue_entry_t wait;
 	struct work_struct work;
 	bool done;
 };
 
-static void fuse_uring_watch_work(struct work_struct *work)
+static void fuse_uring_watch_withdraw(struct fuse_uring_watch *watch)
 {
-	struct fuse_uring_watch *watch = container_of(work, typeof(*watch), work);
 	unsigned int qid;
 
 	for (qid = 0; qid < watch->uring->nr_queues; qid++)
 		fuse_uring_queue_withdraw(watch->uring->queues[qid],
 					  watch->task);
+}
+
+static void fuse_uring_watch_work(struct work_struct *work)
+{
+	struct fuse_uring_watch *watch = container_of(work, typeof(*watch), work);
+
+	fuse_uring_watch_withdraw(watch);
 	WRITE_ONCE(watch->done, true);
+}
+
+/*
+ * Whether the task runs another program since.  exec has cancelled its commands,
+ * and nobody knows any more of the requests that it had in its hands.
+ */
+static bool fuse_uring_watch_execed(struct fuse_uring_watch *watch)
+{
+	return watch->exec_id != READ_ONCE(watch->task->self_exec_id);
 }
 
 /* Called under the lock of the pid's wait queue, and of others */
@@ -81,10 +98,15 @@ int fuse_uring_watch(struct fuse_uring *uring, struct task_struct *task)
 
 	mutex_lock(&uring->watch_mutex);
 	list_for_each_entry_safe(watch, next, &uring->watches, entry) {
-		if (watch->task == task)
-			goto out;
-		if (READ_ONCE(watch->done))
+		if (watch->task == task) {
+			if (!fuse_uring_watch_execed(watch))
+				goto out;
+			/* It may have got another pid, too */
+			fuse_uring_watch_withdraw(watch);
 			fuse_uring_watch_free(watch);
+		} else if (READ_ONCE(watch->done)) {
+			fuse_uring_watch_free(watch);
+		}
 	}
 
 	watch = kzalloc(sizeof(*watch), GFP_KERNEL_ACCOUNT);
@@ -95,6 +117,7 @@ int fuse_uring_watch(struct fuse_uring *uring, struct task_struct *task)
 	watch->uring = uring;
 	watch->task = get_task_struct(task);
 	watch->pid = get_task_pid(task, PIDTYPE_PID);
+	watch->exec_id = READ_ONCE(task->self_exec_id);
 	INIT_WORK(&watch->work, fuse_uring_watch_work);
 	init_waitqueue_func_entry(&watch->wait, fuse_uring_watch_wake);
 	list_add(&watch->entry, &uring->watches);
@@ -109,20 +132,18 @@ out:
  * fuse_uring_watch_reap - do now what the death of a task calls for
  * @uring: the ring
  *
- * For who knows that the server has died, when the ring may not know it yet.
+ * For who knows that the server has died, when the ring may not know it yet, or
+ * that another program has taken its place.
  */
 void fuse_uring_watch_reap(struct fuse_uring *uring)
 {
 	struct fuse_uring_watch *watch;
-	unsigned int qid;
 
 	mutex_lock(&uring->watch_mutex);
 	list_for_each_entry(watch, &uring->watches, entry) {
-		if (!(READ_ONCE(watch->task->flags) & PF_EXITING))
-			continue;
-		for (qid = 0; qid < uring->nr_queues; qid++)
-			fuse_uring_queue_withdraw(uring->queues[qid],
-						  watch->task);
+		if (READ_ONCE(watch->task->flags) & PF_EXITING ||
+		    fuse_uring_watch_execed(watch))
+			fuse_uring_watch_withdraw(watch);
 	}
 	mutex_unlock(&uring->watch_mutex);
 }

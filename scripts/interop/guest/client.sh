@@ -14,8 +14,9 @@ shift
 declare -A limits=()
 # limit SUITE TEXT: what this client cannot do over any transport, and why.
 limit() { limits[$1]=$2; }
-# What a client's file may replace.
-title=$client package='' suites=$writable file_mount='' stays=''
+# What a client's file may replace.  A server that chooses to serve with one thread says single=1: libfuse's ring has
+# a thread for each CPU nevertheless, so that such a server's guest has one CPU.
+title=$client package='' suites=$writable file_mount='' stays='' single=''
 prepare() { :; }
 cleanup() { :; }
 # shellcheck source=/dev/null
@@ -71,6 +72,7 @@ start() {
 	# The answer to FUSE_INIT starts the ring; the first request waits for it.
 	stat "$root" >/dev/null 2>&1
 	number=$(connection_of "$mnt")
+	threads=$(find "/proc/$pid/task" -mindepth 1 -maxdepth 1 2>/dev/null | wc -l)
 }
 stop() {
 	umount "$mnt" 2>/dev/null || { sleep 2; umount "$mnt"; } || { problem='it cannot be unmounted'; umount -l "$mnt"; kill -9 "$pid"; return 1; }
@@ -144,7 +146,7 @@ for transport in "$@"; do
 	: >"$serverlog"
 	problem=''
 	say "$client over $transport"
-	printf 'client %s\nversion %s\ntransport %s\n' "$title" "$(version)" "$transport" >"$row"
+	printf 'client %s\nversion %s\ntransport %s\n' "$title${single:+, with one thread on one CPU}" "$(version)" "$transport" >"$row"
 	for suite in "${!limits[@]}"; do
 		echo "limit $suite ${limits[$suite]}" >>"$row"
 	done
@@ -153,6 +155,10 @@ for transport in "$@"; do
 		# A client that is a suite by itself.
 		whole
 	elif start "$transport"; then
+		case "$transport $* $single" in
+		dev*ring*1) [ "$threads" -eq 1 ] || echo "suite threads fail 0 it has $threads threads, so that single=1 is wrong" >>"$row" ;;
+		dev*ring*) [ "$threads" -gt 1 ] || echo 'suite threads fail 0 it has one thread, so that it needs single=1' >>"$row" ;;
+		esac
 		for suite in $suites; do
 			[ "$suite" = kill ] || run_suite "$suite"
 		done

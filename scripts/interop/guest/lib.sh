@@ -76,4 +76,5 @@ requests_all() {
 		awk '{ n += $1 } END { print n + 0 }')
 	echo "$ring $((${total:-0} > ring ? total - ring : 0))"
 }
-connection_of() { awk -v at="$1" '$5 == at { split($3, d, ":"); n = d[2] } END { print n }' /proc/self/mountinfo; }
+# The number of a mount's connection: that of its device, which for fuseblk is the block device's.
+connection_of() { awk -v at="$1" '$5 == at { split($3, d, ":"); n = d[1] * 2 ^ 20 + d[2] } END { print n }' /proc/self/mountinfo; }

@@ -36,6 +36,7 @@ struct plan {
 	__u32 opcode;		/* takes requests of this opcode */
 	unsigned int hold;	/* so many, and then does nothing more */
 	unsigned int serve_ms;	/* or serves for so long */
+	bool exec;		/* at SIGUSR1 it becomes another program */
 	bool initialized;	/* it is not the first one */
 };
 
@@ -64,8 +65,11 @@ static int first_server(struct puppet *p, const struct plan *plan, int ready)
 	    (puppet_hold(p, &held, plan->opcode, plan->hold) ||
 	     write(ready, "h", 1) != 1))
 		return 3;
-	for (;;)
+	do {
 		pause();
+	} while (!plan->exec);
+	execl("/bin/sleep", "sleep", "1000", NULL);
+	return 4;
 }
 
 struct server {
@@ -79,7 +83,7 @@ static int server_start(struct server *s, struct puppet *p,
 	int fds[2], ret = -EIO;
 	char c;
 
-	if (pipe(fds))
+	if (pipe2(fds, O_CLOEXEC))
 		return -errno;
 	fflush(NULL);
 	s->process.pid = fork();
@@ -103,6 +107,15 @@ static int server_holds(struct server *s)
 	char c;
 
 	return read(s->ready, &c, 1) == 1 ? 0 : -EIO;
+}
+
+/* It lives on, as another program, which has closed the pipe. */
+static int server_exec(struct server *s)
+{
+	char c;
+
+	kill(s->process.pid, SIGUSR1);
+	return read(s->ready, &c, 1) ? -EIO : 0;
 }
 
 static int server_kill(struct server *s)
@@ -211,10 +224,10 @@ FIXTURE_TEARDOWN(restart)
 }
 
 /* Requests everywhere: in the server's hands, in slots, and waiting. */
-static void lose_requests(struct __test_metadata *_metadata,
-			  struct _test_data_restart *self)
+static void hand_out_requests(struct __test_metadata *_metadata,
+			      struct _test_data_restart *self, bool exec)
 {
-	struct plan plan = { .opcode = FUSE_GETATTR, .hold = 2 };
+	struct plan plan = { .opcode = FUSE_GETATTR, .hold = 2, .exec = exec };
 	unsigned int i;
 	__u64 end;
 	int nr;
@@ -241,6 +254,12 @@ static void lose_requests(struct __test_metadata *_metadata,
 		ASSERT_LE(2, nr);
 		self->lost = nr;
 	}
+}
+
+static void lose_requests(struct __test_metadata *_metadata,
+			  struct _test_data_restart *self)
+{
+	hand_out_requests(_metadata, self, false);
 	EXPECT_EQ(-SIGKILL, server_kill(&self->s));
 }
 
@@ -323,6 +342,33 @@ TEST_F_TIMEOUT(restart, resend_by_write, TEST_TIMEOUT)
 		EXPECT_EQ(0, puppet_serve(&self->p, &self->r[i]));
 	EXPECT_TRUE(puppet_none(&self->p, FUSE_GETATTR, QUIET_MS));
 	all_well(_metadata, self);
+}
+
+/*
+ * The process stays, but knows nothing any more of what it has in hand.  With
+ * DEFER_TASKRUN, exec has delivered some of that.
+ */
+TEST_F_TIMEOUT(restart, of_another_program, TEST_TIMEOUT)
+{
+	unsigned int i, again = 0;
+	static struct puppet_req req;
+
+	hand_out_requests(_metadata, self, true);
+	ASSERT_EQ(0, server_exec(&self->s));
+	ASSERT_EQ(0, setup_again(&self->p));
+	ASSERT_EQ(0, puppet_ring(&self->p));
+	ASSERT_EQ(0, resend(&self->p));
+	for (i = 0; i < REQUESTS; i++) {
+		ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_GETATTR));
+		again += !!(req.in.unique & FUSE_UNIQUE_RESEND);
+		ASSERT_EQ(0, puppet_answer(&self->p, &req));
+	}
+	EXPECT_LE(self->lost, again);
+	for (i = 0; i < REQUESTS; i++)
+		EXPECT_EQ(0, puppet_serve(&self->p, &self->r[i]));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_GETATTR, QUIET_MS));
+	all_well(_metadata, self);
+	EXPECT_EQ(-SIGKILL, server_kill(&self->s));
 }
 
 /* The second server dies as the first one did. */

@@ -689,6 +689,30 @@ TEST_F(setup_unprivileged, over_memlock)
 	puppet_stop(&p);
 }
 
+/* The worker that does so is nobody in this namespace, but its server is. */
+TEST_F(setup_unprivileged, retrieves_by_command)
+{
+	struct fuse_notify_retrieve_out out = {
+		.notify_unique = 12345,
+		.nodeid = PUPPET_FILE,
+		.size = 100,
+	};
+	struct rlimit rlimit = { RLIM_INFINITY, RLIM_INFINITY };
+	static struct puppet_req req;
+	struct puppet p;
+
+	ASSERT_EQ(0, setrlimit(RLIMIT_MEMLOCK, &rlimit));
+	ASSERT_EQ(0, unprivileged_mount(&p));
+	ASSERT_EQ(0, puppet_setup(&p));
+	ASSERT_EQ(0, use_ring(&p));
+	EXPECT_EQ(sizeof(struct fuse_out_header) + sizeof(out),
+		  puppet_notify(&p, FUSE_NOTIFY_RETRIEVE, &out, sizeof(out)));
+	ASSERT_EQ(0, puppet_until(&p, &req, FUSE_NOTIFY_REPLY));
+	EXPECT_EQ(12345, req.in.unique);
+	ASSERT_EQ(0, puppet_answer(&p, &req));
+	puppet_stop(&p);
+}
+
 /* What one ring takes is missing for the next, and comes back. */
 TEST_F(setup_unprivileged, memlock_is_returned)
 {
