@@ -66,18 +66,6 @@ image)
 			--randseed=7 --end_fsync=1 $options || fail "fio with $options ended with status $?"
 	done
 	;;
-backing)
-	# Reads and writes of a file whose backing file is open are no requests.
-	. "$(dirname "$0")/lib.sh"
-	sum() { requests "$(connection_of "$mnt")" | tr '\n-' ' 0' | awk '{ print $1 + $2 }'; }
-	before=$(sum)
-	dd if=/opt/interop/data/large of="$own" bs=4k status=none
-	cmp "$own" /opt/interop/data/large
-	after=$(sum)
-	[ "$after" -gt "$before" ] || fail 'requests are not counted'
-	[ $((after - before)) -lt 500 ] || fail "it took $((after - before)) requests to copy a file of 1536 pages"
-	rm "$own"
-	;;
 idmapped)
 	# What root owns is uid 1000's in the idmapped mount, and the other way round.
 	other=/mnt/idmapped.other
