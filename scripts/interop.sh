@@ -3,7 +3,7 @@
 # Real clients in a small Debian on the patched kernel, over /dev/fuse and over the ring:
 #   interop.sh                    every client that has no result yet
 #   CLIENTS="bindfs sshfs" ...    only these
-#   DEPTHS="1 8 32" ...           the ring's queue depths
+#   DEPTHS="1 8 32" ...           the ring's queue depths (default: these, and 8 for libfuse's test suite)
 #   SUITES="metadata kill" ...     only these pieces of work, to try something
 #   KERNEL=debian ...             on Debian's newest kernel, with mainline's ring, to compare
 # Each client is a step: a guest of its own, whose result is kept below build/interop until the kernel, the root or
@@ -58,10 +58,12 @@ mkdir -p "$results"
 
 # run CLIENT: boots it; status 0 when the guest came to its end, whatever the rows say.
 run() {
-	local client=$1 share=$results/$1.new transports=(dev) vm=() depth status=0
+	local client=$1 share=$results/$1.new transports=(dev) vm=() depth depths=${DEPTHS:-1 8 32} status=0
+	# libfuse's test suite takes longer than all other work together.
+	[ "$client" != libfuse-tests ] || depths=${DEPTHS:-8}
 	case " ${dev_clients[*]} " in
 	*" $client "*) ;;
-	*) for depth in ${DEPTHS:-1 8 32}; do transports+=("ring:$depth"); done ;;
+	*) for depth in $depths; do transports+=("ring:$depth"); done ;;
 	esac
 	rm -rf "$share"
 	mkdir -p "$share/logs" "$share/rows"
