@@ -3,7 +3,7 @@
 # ACCEL=kvm|tcg chooses QEMU's accelerator, FU_NO_INSTALL=1 never installs a package.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint shell export clean vmtest affinity locks bigvm interop
+.PHONY: help run test lint shell export clean vmtest flaky affinity locks bigvm interop
 
 help: ## list the verbs
 	@sed -nE 's/^([a-z]+): ## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
@@ -25,6 +25,9 @@ export: ## turn the commits of build/linux into patches/, series, mirrored files
 
 vmtest: ## run only some selftests in the VM: make vmtest TESTS="a b" KERNEL=debug
 	@scripts/vmtest.sh --kernel $(or $(KERNEL),ordinary) $(TESTS)
+
+flaky: ## the selftests ten times beside other load, and once with one CPU: make flaky RUNS=3 TESTS="a b" (hours)
+	@scripts/flaky.sh $(if $(RUNS),--runs $(RUNS)) $(TESTS)
 
 affinity: ## count context switches and wake-ups from other CPUs per request
 	@scripts/affinity.sh

@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Context switches and wake-ups from other CPUs per synchronous request, over the ring and over /dev/fuse, with
-# the requester and its queue's thread on one CPU.  Ends with a line "affinity: requests=..."; fails when
-# the ring takes more than two switches, or wakes another CPU.
+# the requester and its queue's thread on one CPU; and with a requester that is not bound, alone and beside busy
+# loops.  Ends with a line "affinity: requests=..." about the former; fails when there the ring takes more than
+# two switches, or wakes another CPU.
 . "$(dirname "$0")/lib.sh"
 
 # Requests on each of the four CPUs, and what the ring may take per request.
@@ -26,6 +27,7 @@ for transport in ring dev; do
 	for key in requests switches wakeups; do
 		[ -n "$(field $transport $key)" ] || die "fuse_affinity printed no $key of $transport"
 	done
+	[ "$(grep -c "^unbound $transport " "$share/out")" -eq 3 ] || die "fuse_affinity printed no three lines of $transport, not bound"
 done
 mkdir -p "$FU_TOP/results"
 {
@@ -33,8 +35,9 @@ mkdir -p "$FU_TOP/results"
 	made_by affinity ''
 	sed -n '/^|/p' "$share/out"
 	printf '\nA request is a forced GETATTR on the null filesystem; all figures but the first are per request.\n'
-	printf 'The requester is bound to the CPU. The ring'\''s server binds its threads to the CPUs of their queues, that of\n'
-	printf '/dev/fuse lets them run where the scheduler wants. Switches and wake-ups are those of the requester and of all\n'
+	printf 'The requester is bound to the CPU, or runs where the scheduler puts it while so many busy loops want CPUs too.\n'
+	printf 'The ring'\''s server binds its threads to the CPUs of their queues, that of /dev/fuse lets them run where the\n'
+	printf 'scheduler wants. Switches and wake-ups are those of the requester and of all\n'
 	printf 'threads of the server; reschedule interrupts are those of the whole system.\n'
 } >"$FU_TOP/results/affinity${BASE:+-$BASE}.md"
 say

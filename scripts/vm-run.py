@@ -5,13 +5,14 @@
     vm-run.py --kernel IMAGE --initrd CPIO --cmd 'SHELL COMMAND' --log FILE [--timeout 600]
               [--quiet-limit 240] [--smp 4] [--maxcpus 4] [--mem 3072] [--icount] [--share DIR] [--append ARGS]
               [--disk IMAGE] [--virtiofs DIR --virtiofsd COMMAND]
-              [--allow REGEX] [--show all|tests|results|none] [--times FILE]
+              [--allow REGEX] [--show all|tests|results|none] [--times FILE] [--load N]
               [--interactive]
 
 Exit status: the command's own (0 to 125), or 126 when the guest hung, panicked, warned, or reported
 a bug; the report is then shown.  The whole console is in FILE.  --share DIR is /host in the guest.
 --disk IMAGE is /dev/vda; what the guest writes there is gone with it.  --virtiofs DIR is the virtiofs
 `interop`, served by the given virtiofsd.  With $FU_VM_LOCK, guests of several clones take turns.
+--load N takes processor time from the guest: so many busy loops run here for as long as it does.
 """
 import argparse
 import fcntl
@@ -72,6 +73,7 @@ def parse_args():
     p.add_argument("--show", choices=["all", "tests", "results", "none"], default="all",
                    help="lines to show: all, the command's only, results of test programs and failures, none")
     p.add_argument("--times", help="write the seconds that each test case took to this file")
+    p.add_argument("--load", type=int, default=0, help="busy loops on this machine while the guest runs")
     p.add_argument("--interactive", action="store_true", help="the console is this terminal")
     return p.parse_args()
 
@@ -158,6 +160,13 @@ class Monitor:
                 return answer.get("return")
 
 
+def busy_loop(parent):
+    """At normal priority, and gone with whoever started it."""
+    return subprocess.Popen([sys.executable, "-c",
+                             "import os\nwhile os.getppid() == %d:\n for i in range(1000000): pass" % parent],
+                            stdin=subprocess.DEVNULL)
+
+
 class Guest:
     def __init__(self, args):
         self.args = args
@@ -176,6 +185,7 @@ class Guest:
         self.in_command = False
         self.shown = 0.0        # when a line was last shown only to say that things move
         self.virtiofsd = self.serve_virtiofs() if args.virtiofs else None
+        self.loops = [busy_loop(os.getpid()) for _ in range(args.load)]
         self.proc = subprocess.Popen(qemu_command(args, self.work, self.token), stdin=subprocess.PIPE,
                                      stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         # What is read from: the kernel's console with QEMU's own messages, and the command's port.
@@ -324,9 +334,9 @@ class Guest:
             except subprocess.TimeoutExpired:
                 self.proc.kill()
                 self.proc.wait()
-            if self.virtiofsd:
-                self.virtiofsd.kill()
-                self.virtiofsd.wait()
+            for beside in self.loops + [self.virtiofsd] * bool(self.virtiofsd):
+                beside.kill()
+                beside.wait()
             for tail in self.sources.values():
                 if tail:
                     self.emit(tail)

@@ -1,15 +1,17 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Boot the tree's kernel with the tree's selftests and run them:
-#   vmtest.sh [--kernel ordinary|debug] [--image BZIMAGE] [--cmd 'SHELL COMMAND'] [--append ARGS] [--brief] [TEST...]
+#   vmtest.sh [--kernel ordinary|debug] [--image BZIMAGE] [--cmd 'SHELL COMMAND'] [--append ARGS] [--brief]
+#             [--smp N] [--load] [--name NAME] [TEST...]
 # TEST is a program of tools/testing/selftests/fuse (default: all).  With --cmd, that command runs in
 # the guest instead, in /kselftest/fuse.  --image skips the kernel's build, --brief shows only results
-# and failures.  The KUnit tests that the debug kernel runs at boot count as well.  The results as
+# and failures.  --smp is the number of vCPUs (default 4); --load lets the guest compete with a busy loop for each
+# of this machine's processors; --name replaces KERNEL in the names below.  The KUnit tests that the debug kernel runs at boot count as well.  The results as
 # counted go to build/logs/test-BASE-KERNEL.ktap; beside it the console, and in .times the seconds of each case.
 # FU_TEST_TIMEOUT: seconds for everything.
 . "$(dirname "$0")/lib.sh"
 
-kernel=ordinary image='' cmd='' append='' show=tests tests=()
+kernel=ordinary image='' cmd='' append='' show=tests name='' guest=() tests=()
 while [ $# -gt 0 ]; do
 	case $1 in
 	--kernel) kernel=$2; shift ;;
@@ -17,6 +19,9 @@ while [ $# -gt 0 ]; do
 	--cmd) cmd=$2; shift ;;
 	--append) append=$2; shift ;;
 	--brief) show=results ;;
+	--smp) guest+=(--smp "$2"); shift ;;
+	--load) guest+=(--load "$(nproc)") ;;
+	--name) name=$2; shift ;;
 	-*) die "unknown argument $1" ;;
 	*) tests+=("$1") ;;
 	esac
@@ -24,12 +29,13 @@ while [ $# -gt 0 ]; do
 done
 prepare_guest "$kernel" "$image"
 
-console=$FU_LOGS/test-$FU_BASE_NAME-$kernel.console
+name=${name:-$kernel}
+console=$FU_LOGS/test-$FU_BASE_NAME-$name.console
 per_test=900
 [ "$kernel" = ordinary ] || per_test=1800
 if [ -n "$cmd" ]; then
 	exec "$FU_TOP/scripts/vm-run.py" --kernel "$image" --initrd "$initrd" --log "$console" --show tests \
-		--timeout "${FU_TEST_TIMEOUT:-1800}" --append "$append" --cmd "cd /kselftest/fuse && $cmd"
+		--timeout "${FU_TEST_TIMEOUT:-1800}" --append "$append" "${guest[@]}" --cmd "cd /kselftest/fuse && $cmd"
 fi
 selection='-c fuse'
 if [ ${#tests[@]} -gt 0 ]; then
@@ -45,7 +51,7 @@ fi
 status=0
 "$FU_TOP/scripts/vm-run.py" --kernel "$image" --initrd "$initrd" --log "$console" --show $show \
 	--times "${console%.console}.times" \
-	--timeout "${FU_TEST_TIMEOUT:-3600}" --quiet-limit 600 --append "$append" \
+	--timeout "${FU_TEST_TIMEOUT:-3600}" --quiet-limit 600 --append "$append" "${guest[@]}" \
 	--cmd "$unit_tests cd /kselftest && ./run_kselftest.sh -o $per_test $selection" || status=$?
-"$FU_TOP/scripts/ktap.py" --label "$FU_BASE_NAME $kernel" --guest-status $status "${suites[@]}" \
+"$FU_TOP/scripts/ktap.py" --label "$FU_BASE_NAME $name" --guest-status $status "${suites[@]}" \
 	--out "${console%.console}.ktap" "$console"
