@@ -3,7 +3,7 @@
 # ACCEL=kvm|tcg chooses QEMU's accelerator, FU_NO_INSTALL=1 never installs a package.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint shell export clean vmtest flaky affinity locks bigvm interop
+.PHONY: help run test lint shell export clean vmtest flaky affinity locks bigvm interop arch
 
 help: ## list the verbs
 	@sed -nE 's/^([a-z]+): ## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
@@ -40,6 +40,9 @@ bigvm: ## run tests with 64 CPUs in 8 nodes, measure a ring's memory and set-up 
 
 interop: ## real clients in a small Debian over /dev/fuse and the ring: make interop CLIENTS="bindfs sshfs"
 	@scripts/interop.sh
+
+arch: ## run tests on emulated arm64 with 64 KiB pages and on big-endian s390x
+	@scripts/arch.sh
 
 clean: ## remove build output (build/linux and the cache stay)
 	@scripts/clean.sh

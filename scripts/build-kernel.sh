@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Build the guest's kernel: build-kernel.sh [--tree DIR] [--kernel ordinary|debug|stats|interop] [--out DIR]
+# Build the guest's kernel: build-kernel.sh [--tree DIR] [--kernel ordinary|debug|stats|interop|arm64-64k|s390x] [--out DIR]
 # The object folder is build/kernel-BASE-KERNEL unless --out names another; the last line printed is
 # the image's path.  A tree without changes whose image is in the cache is not built again.
 . "$(dirname "$0")/lib.sh"
@@ -19,17 +19,15 @@ if [ -n "${FU_IMAGE:-}" ]; then
 	say "$FU_IMAGE"
 	exit 0
 fi
-case $kernel in
-ordinary) fragments=("$FU_TOP/configs/vm.config") ;;
-debug | stats | interop) fragments=("$FU_TOP/configs/vm.config" "$FU_TOP/configs/$kernel.config") ;;
-*) die "kernel '$kernel' is not known: say ordinary, debug, stats or interop" ;;
-esac
+use_kernel "$kernel"
+fragments=("$FU_TOP/configs/vm.config")
+[ "$kernel" = ordinary ] || fragments+=("$FU_TOP/configs/$kernel.config")
 out=${out:-$FU_BUILD/kernel-$FU_BASE_NAME-$kernel}
 [ -f "$tree/Kbuild" ] || die "$tree is not a kernel tree (make one with ./apply.sh)"
 tree=$(cd "$tree" && pwd)
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
-image=$out/arch/x86/boot/bzImage
+image=$out/$image_file
 
 # The key of everything that the image is made from; empty when the tree has uncommitted changes.
 key=
@@ -37,19 +35,19 @@ if [ -d "$tree/.git" ] && [ -z "$(git -C "$tree" status --porcelain | head -n 1)
 	# Documents and selftests are not part of the image.
 	key=$(hash_of kernel "$(git -C "$tree" ls-tree HEAD | grep -vE '	(Documentation|MAINTAINERS|tools)$')" \
 		"$(git -C "$tree" ls-tree HEAD tools/ | grep -v '	tools/testing$')" "$(cat "${fragments[@]}" | sha256sum)" \
-		"$(gcc --version | head -n 1)" "$(ld --version | head -n 1)")
+		"$("${cross}gcc" --version | head -n 1)" "$("${cross}ld" --version | head -n 1)")
 	cached=$FU_CACHE/kernels/$key
-	if [ -f "$cached/bzImage" ]; then
+	if [ -f "$cached/$image_target" ]; then
 		say "kernel $FU_BASE_NAME $kernel: in the cache"
-		say "$cached/bzImage"
+		say "$cached/$image_target"
 		exit 0
 	fi
 fi
 
-cc=gcc
-! command -v ccache >/dev/null || cc='ccache gcc'
+cc=${cross}gcc hostcc=gcc
+! command -v ccache >/dev/null || cc="ccache $cc" hostcc="ccache $hostcc"
 kmake() {
-	make -C "$tree" O="$out" ARCH=x86_64 CC="$cc" HOSTCC="$cc" -j"$FU_JOBS" \
+	make -C "$tree" O="$out" ARCH="$kernel_arch" CROSS_COMPILE="$cross" CC="$cc" HOSTCC="$hostcc" -j"$FU_JOBS" \
 		KBUILD_BUILD_TIMESTAMP='Thu Jan  1 00:00:00 UTC 2026' KBUILD_BUILD_USER=fuse KBUILD_BUILD_HOST=uring "$@"
 }
 
@@ -80,7 +78,7 @@ configure() {
 
 log=$FU_LOGS/kernel-$FU_BASE_NAME-$kernel.log
 run_logged "configure $FU_BASE_NAME $kernel" "$log" configure || die "the configuration did not come out as configs/ asks"
-run_logged "build kernel $FU_BASE_NAME $kernel" "$log" kmake bzImage || die "the kernel did not build"
+run_logged "build kernel $FU_BASE_NAME $kernel" "$log" kmake "$image_target" || die "the kernel did not build"
 if [ -n "$key" ]; then
 	mkdir -p "$cached.$$"
 	cp "$image" "$out/.config" "$out/System.map" "$cached.$$/"

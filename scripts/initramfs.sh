@@ -3,12 +3,13 @@
 # Make the guest's root: initramfs.sh OUT.cpio [HOST_PATH:GUEST_PATH]...
 # Static busybox and scripts/guest/, plus the given files or folders at the given places; the shared
 # libraries that they need come along.  Nothing else of the host is in it.
+# FU_BUSYBOX: a static busybox of another architecture.
 . "$(dirname "$0")/lib.sh"
 
 [ $# -ge 1 ] || die "usage: initramfs.sh OUT.cpio [HOST_PATH:GUEST_PATH]..."
 out=$1
 shift
-busybox=$(command -v busybox) || die "busybox is missing: install busybox-static"
+busybox=${FU_BUSYBOX:-$(command -v busybox)} || die "busybox is missing: install busybox-static"
 if readelf -lW "$busybox" 2>/dev/null | grep -q 'program interpreter'; then
 	die "$busybox is not static: install busybox-static"
 fi

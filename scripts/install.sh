@@ -5,10 +5,12 @@
 #   install.sh [PACKAGE...]   these as well
 . "$(dirname "$0")/lib.sh"
 
+# The package itself conflicts with every cross compiler of make arch; what it depends on does not.
+multilib=$(apt-cache depends gcc-multilib 2>/dev/null | sed -nE 's/.*Depends: (gcc-[0-9]+-multilib)$/\1/p' | head -n 1)
 packages=(
 	# to build the kernel and the tests
 	build-essential bc bison flex libelf-dev libssl-dev cpio rsync xz-utils ccache git python3 perl patch
-	liburing-dev libcap-dev gcc-multilib
+	liburing-dev libcap-dev "${multilib:-gcc-multilib}"
 	# the virtual machine
 	qemu-system-x86 busybox-static tcc
 	# lint, and the other base
@@ -34,7 +36,7 @@ if [ "$(id -u)" -ne 0 ]; then
 	command -v sudo >/dev/null || die "not root and no sudo: run as root: apt-get install ${missing[*]}"
 	as_root=(sudo)
 fi
-apt() { "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -y -q --no-install-recommends "$@"; }
+apt() { "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -y -q --no-install-recommends --no-remove "$@"; }
 log=$FU_LOGS/install.log
 # The package lists may be missing or old: refresh them only when that shows.
 if ! apt install --simulate "${missing[@]}" >/dev/null 2>&1; then

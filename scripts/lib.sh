@@ -65,6 +65,29 @@ ensure_tree() {
 # hash_of STRING...: one short key for a result.
 hash_of() { printf '%s\n' "$@" | sha256sum | cut -c1-24; }
 
+# use_kernel KERNEL: what the build of that configuration needs.  Sets machine (of vm-run.py), kernel_arch and
+# cross (of the kernel's Makefile), image_target and image_file, triplet and debian_arch (empty: this machine's own).
+# shellcheck disable=SC2034 # for the scripts that source this
+use_kernel() {
+	machine=x86_64 kernel_arch=x86_64 cross='' image_target=bzImage image_file=arch/x86/boot/bzImage triplet='' debian_arch=''
+	case $1 in
+	ordinary | debug | stats | interop) ;;
+	arm64-64k)
+		machine=arm64 kernel_arch=arm64 image_target=Image image_file=arch/arm64/boot/Image
+		triplet=aarch64-linux-gnu debian_arch=arm64
+		;;
+	s390x)
+		machine=s390x kernel_arch=s390 image_file=arch/s390/boot/bzImage
+		triplet=s390x-linux-gnu debian_arch=s390x
+		;;
+	*) die "kernel '$1' is not known: say ordinary, debug, stats, interop, arm64-64k or s390x" ;;
+	esac
+	cross=${triplet:+$triplet-}
+	if [ -n "$cross" ] && ! command -v "${cross}gcc" >/dev/null; then
+		die "${cross}gcc is missing: install gcc-$triplet (make arch does)"
+	fi
+}
+
 # made_by VERB TEXT: the sentence that a table in results/ begins with; ends with TEXT.
 made_by() {
 	# shellcheck disable=SC2016 # Markdown's own marks
@@ -144,12 +167,20 @@ choose_accel() {
 }
 
 # prepare_guest KERNEL [IMAGE]: the tree's kernel in that configuration, or IMAGE, and a root with the tree's
-# selftests in /kselftest.  Sets image, install (where the selftests are here) and initrd, and chooses ACCEL.
+# selftests in /kselftest.  Sets image, install (where the selftests are here), initrd and machine, and chooses ACCEL.
 prepare_guest() {
+	local foreign
+	use_kernel "$1"
 	image=${2:-}
 	[ -n "$image" ] || image=$("$FU_TOP/scripts/build-kernel.sh" --kernel "$1" | tee >(cat >&2) | tail -n 1)
-	install=$("$FU_TOP/scripts/build-kselftest.sh" | tee >(cat >&2) | tail -n 1)
-	initrd=$FU_BUILD/initrd-$FU_BASE_NAME.cpio
+	install=$("$FU_TOP/scripts/build-kselftest.sh" --kernel "$1" | tee >(cat >&2) | tail -n 1)
+	initrd=$FU_BUILD/initrd-$FU_BASE_NAME${debian_arch:+-$debian_arch}.cpio
+	if [ -n "$debian_arch" ]; then
+		foreign=$("$FU_TOP/scripts/foreign.sh" "$debian_arch" | tail -n 1)
+		FU_BUSYBOX=$foreign/bin/busybox "$FU_TOP/scripts/initramfs.sh" "$initrd" "$install:/kselftest"
+		export ACCEL=tcg
+		return
+	fi
 	"$FU_TOP/scripts/initramfs.sh" "$initrd" "$install:/kselftest" "$(command -v timeout):/usr/bin/timeout"
 	choose_accel "$image" "$initrd"
 }

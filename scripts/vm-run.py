@@ -3,8 +3,8 @@
 """Boot a kernel in QEMU, run one command in it, watch its console, and say how it went.
 
     vm-run.py --kernel IMAGE --initrd CPIO --cmd 'SHELL COMMAND' --log FILE [--timeout 600]
-              [--quiet-limit 240] [--smp 4] [--maxcpus 4] [--mem 3072] [--icount] [--share DIR] [--append ARGS]
-              [--disk IMAGE] [--virtiofs DIR --virtiofsd COMMAND]
+              [--quiet-limit 240] [--machine x86_64|arm64|s390x] [--smp 4] [--maxcpus 4] [--mem 3072]
+              [--icount] [--share DIR] [--append ARGS] [--disk IMAGE] [--virtiofs DIR --virtiofsd COMMAND]
               [--allow REGEX] [--show all|tests|results|none] [--times FILE] [--load N]
               [--interactive]
 
@@ -39,6 +39,16 @@ SPLATS = re.compile(
     r"|kmemleak: Kernel memory leak detector disabled|soft lockup|Invalid wait context|DEBUG_LOCKS_WARN_ON"
     r"|BUG kmalloc|Slab corruption|Object .* poison|turning off the locking correctness validator"
     r"|page allocation failure|Out of memory: Killed")
+CTRL_O = b"\x0f"    # where a console knows no break
+# QEMU's program and arguments, the guest's names of its console and of the command's port, and whether it knows nodes.
+MACHINES = {
+    "x86_64": (["qemu-system-x86_64", "-machine", "q35"], "ttyS0", "ttyS1", True),
+    # A processor that knows 64 KiB pages and has atomic instructions.
+    "arm64": (["qemu-system-aarch64", "-machine", "virt,gic-version=3", "-cpu", "neoverse-n1",
+               "-device", "virtio-serial-device"], "ttyAMA0", "hvc0", True),
+    "s390x": (["qemu-system-s390x", "-machine", "s390-ccw-virtio", "-cpu", "max",
+               "-device", "virtio-serial-ccw"], "ttysclp0", "hvc0", False),
+}
 PROGRAM = re.compile(r"# selftests: \S+ (\S+)$")
 # A case as kselftest_harness ends it; that one began comes late, the runner's sed is a line behind.
 CASE = re.compile(r"# # +(?:OK|FAIL) +(\S+)")
@@ -57,6 +67,7 @@ def parse_args():
     p.add_argument("--log", required=True, help="where the console goes")
     p.add_argument("--timeout", type=int, default=600, help="seconds for everything")
     p.add_argument("--quiet-limit", type=int, default=240, help="seconds without a line of output")
+    p.add_argument("--machine", choices=list(MACHINES), default="x86_64", help="others than x86_64 are emulated")
     p.add_argument("--smp", type=int, default=4)
     p.add_argument("--maxcpus", type=int, default=0,
                    help="possible CPUs (default: --smp); those above --smp are not plugged in")
@@ -80,27 +91,29 @@ def parse_args():
 
 def qemu_command(args, work, token):
     cpus = args.maxcpus or args.smp
-    nodes = args.nodes or (2 if cpus > 1 else 1)
+    qemu, console, port, knows_nodes = MACHINES[args.machine]
+    nodes = args.nodes or (2 if cpus > 1 and knows_nodes else 1)
     # Linux does not believe in CPUs to be plugged into a package that is there, unless it knows the hypervisor
     cores = args.smp if cpus > args.smp else cpus // nodes
     if cpus % nodes or args.mem % nodes:
         sys.exit("vm-run.py: %d vCPUs or %d MiB do not divide by %d nodes" % (cpus, args.mem, nodes))
     kvm = args.accel == "kvm"
-    cmd = ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-no-reboot",
-           "-machine", "q35", "-cpu", "host" if kvm else "max",
+    if args.machine == "x86_64":
+        qemu = qemu + ["-cpu", "host" if kvm else "max"]
+    cmd = [*qemu, "-nodefaults", "-display", "none", "-no-reboot",
            "-smp", "%d,maxcpus=%d,sockets=%d,cores=%d,threads=1" % (args.smp, cpus, cpus // cores, cores),
            "-m", "%dM" % args.mem, "-kernel", args.kernel, "-initrd", os.path.join(work, "initrd"),
            "-qmp", "unix:%s,server=on,wait=off" % os.path.join(work, "qmp"),
            "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
     if not args.interactive:
         # The command has a port of its own, so that the kernel's messages never land within its lines.
-        cmd += ["-chardev", "socket,id=command,server=on,wait=on,path=%s" % os.path.join(work, "command"),
-                "-serial", "chardev:command"]
+        cmd += ["-chardev", "socket,id=command,server=on,wait=on,path=%s" % os.path.join(work, "command")]
+        cmd += ["-serial", "chardev:command"] if port.startswith("ttyS") else ["-device", "virtconsole,chardev=command"]
     cmd += ["-accel", "kvm"] if kvm else ["-accel", "tcg,thread=%s" % ("single" if args.icount else "multi")]
     if args.icount:
         cmd += ["-icount", "shift=0,sleep=off"]
     per = cpus // nodes
-    for node in range(nodes):
+    for node in range(nodes) if knows_nodes else []:
         cmd += ["-object", "%s,id=m%d,size=%dM" % (
                     "memory-backend-memfd,share=on" if args.virtiofs else "memory-backend-ram", node, args.mem // nodes),
                 "-numa", "node,nodeid=%d,memdev=m%d,cpus=%d-%d" % (node, node, node * per, node * per + per - 1)]
@@ -114,7 +127,8 @@ def qemu_command(args, work, token):
         cmd += ["-chardev", "socket,id=virtiofs,path=%s" % os.path.join(work, "virtiofs"),
                 "-device", "vhost-user-fs-pci,chardev=virtiofs,tag=interop"]
     cmd += ["-append", " ".join([
-        "console=ttyS0 rdinit=/init panic=-1 panic_on_oops=1 fuse.enable_uring=1 sysrq_always_enabled",
+        "console=%s vm.port=%s" % (console, port),
+        "rdinit=/init panic=-1 panic_on_oops=1 fuse.enable_uring=1 sysrq_always_enabled",
         "quiet loglevel=5 random.trust_cpu=on rcupdate.rcu_cpu_stall_timeout=120 vm.token=%s" % token, args.append]).strip()]
     return cmd
 
@@ -305,8 +319,11 @@ class Guest:
             monitor = Monitor(os.path.join(self.work, "qmp"))
             registers = monitor.ask("human-monitor-command", **{"command-line": "info registers -a"})
             for key in b"9wdlt":
-                monitor.ask("chardev-send-break", id="console")
-                time.sleep(0.3)
+                if self.args.machine == "s390x":
+                    self.proc.stdin.write(CTRL_O)
+                else:
+                    monitor.ask("chardev-send-break", id="console")
+                    time.sleep(0.3)
                 self.proc.stdin.write(bytes([key]))
                 self.proc.stdin.flush()
                 self.read_for(12 if key == ord("t") else 4)
@@ -384,6 +401,10 @@ def main():
         sys.exit("vm-run.py: --maxcpus is not a multiple of --smp")
     if args.icount and args.smp != 1:
         sys.exit("vm-run.py: --icount needs --smp 1")
+    if args.accel == "kvm" and args.machine != "x86_64":
+        sys.exit("vm-run.py: --machine %s is emulated; leave out ACCEL=kvm" % args.machine)
+    if args.nodes > 1 and not MACHINES[args.machine][3]:
+        sys.exit("vm-run.py: --machine %s has one node" % args.machine)
     if args.icount and args.accel == "kvm":
         sys.exit("vm-run.py: --icount counts in TCG only; leave out ACCEL=kvm")
     if args.interactive:

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Boot the tree's kernel with the tree's selftests and run them:
-#   vmtest.sh [--kernel ordinary|debug] [--image BZIMAGE] [--cmd 'SHELL COMMAND'] [--append ARGS] [--brief]
-#             [--smp N] [--load] [--name NAME] [TEST...]
+#   vmtest.sh [--kernel ordinary|debug|arm64-64k|s390x] [--image BZIMAGE] [--cmd 'SHELL COMMAND'] [--append ARGS]
+#             [--brief] [--smp N] [--load] [--name NAME] [TEST...]
 # TEST is a program of tools/testing/selftests/fuse (default: all).  With --cmd, that command runs in
 # the guest instead, in /kselftest/fuse.  --image skips the kernel's build, --brief shows only results
 # and failures.  --smp is the number of vCPUs (default 4); --load lets the guest compete with a busy loop for each
@@ -34,7 +34,7 @@ console=$FU_LOGS/test-$FU_BASE_NAME-$name.console
 per_test=900
 [ "$kernel" = ordinary ] || per_test=1800
 if [ -n "$cmd" ]; then
-	exec "$FU_TOP/scripts/vm-run.py" --kernel "$image" --initrd "$initrd" --log "$console" --show tests \
+	exec "$FU_TOP/scripts/vm-run.py" --machine "$machine" --kernel "$image" --initrd "$initrd" --log "$console" --show tests \
 		--timeout "${FU_TEST_TIMEOUT:-1800}" --append "$append" "${guest[@]}" --cmd "cd /kselftest/fuse && $cmd"
 fi
 selection='-c fuse'
@@ -46,10 +46,10 @@ unit_tests='' suites=()
 if [ "$kernel" = debug ]; then
 	append+=' kunit.enable=1'
 	unit_tests="sed 's/^/kunit: /' /sys/kernel/debug/kunit/*/results;"
-	suites=(--kunit fuse_uring_topology)
+	suites=(--kunit fuse_uring_map)
 fi
 status=0
-"$FU_TOP/scripts/vm-run.py" --kernel "$image" --initrd "$initrd" --log "$console" --show $show \
+"$FU_TOP/scripts/vm-run.py" --machine "$machine" --kernel "$image" --initrd "$initrd" --log "$console" --show $show \
 	--times "${console%.console}.times" \
 	--timeout "${FU_TEST_TIMEOUT:-3600}" --quiet-limit 600 --append "$append" "${guest[@]}" \
 	--cmd "$unit_tests cd /kselftest && ./run_kselftest.sh -o $per_test $selection" || status=$?

@@ -19,9 +19,11 @@ mirror_of() {
 	return 1
 }
 
-# private_apt SUITE COMMAND...: apt-get or apt-cache with that suite's packages only.
+# private_apt SUITE[:ARCHITECTURE] COMMAND...: apt-get or apt-cache with that suite's packages only, of this machine's
+# architecture or that one.
 private_apt() {
-	local suite=$1 dir=$FU_CACHE/interop/apt-$1 uri
+	local suite=${1%%:*} arch='' dir=$FU_CACHE/interop/apt-${1/:/-} uri
+	[[ $1 != *:* ]] || arch=${1#*:}
 	shift
 	if [ ! -f "$dir/apt.conf" ]; then
 		uri=$(mirror_of "$suite") || { echo "error: no package source of this machine has $suite"; return 1; }
@@ -30,7 +32,8 @@ private_apt() {
 		printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n' "$uri" "$suite" >"$dir/sources.list"
 		printf '%s "%s";\n' Dir::State "$dir/state" Dir::State::status "$dir/status" Dir::Cache "$dir/cache" \
 			Dir::Etc::SourceList "$dir/sources.list" Dir::Etc::SourceParts /dev/null Dir::Etc::Preferences /dev/null \
-			Dir::Etc::PreferencesParts /dev/null APT::Sandbox::User "$(id -un)" >"$dir/apt.conf.new"
+			Dir::Etc::PreferencesParts /dev/null APT::Sandbox::User "$(id -un)" \
+			${arch:+APT::Architecture "$arch" APT::Architectures "$arch"} >"$dir/apt.conf.new"
 		mv "$dir/apt.conf.new" "$dir/apt.conf"
 		APT_CONFIG=$dir/apt.conf apt-get -q update || { rm "$dir/apt.conf"; return 1; }
 	fi
