@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/ioctl.h>
 
 #include "../kselftest_harness.h"
@@ -20,9 +21,6 @@
 #define CREDITS		2
 /* Of the connection, where the ring's credits are not less. */
 #define MAX_BACKGROUND	5
-
-/* Nothing more comes: long enough to notice, and never a reason to fail. */
-#define QUIET_MS	50
 
 FIXTURE(background)
 {
@@ -87,7 +85,12 @@ FIXTURE_SETUP(background)
 
 	if (why)
 		SKIP(return, "%s", why);
-	self->limit = variant->credits ? variant->credits : MAX_BACKGROUND;
+	/*
+	 * Nobody waits for a synchronous request: one slot is reserved for
+	 * those, and one for writeback.
+	 */
+	self->limit = transport_rings(variant->transport) ? DEPTH - 2 :
+							    MAX_BACKGROUND;
 	if (self->limit > MAX_BACKGROUND)
 		self->limit = MAX_BACKGROUND;
 	ASSERT_EQ(0, puppet_start(&self->p, &opt));
@@ -100,12 +103,16 @@ FIXTURE_TEARDOWN(background)
 	puppet_stop(&self->p);
 }
 
-static const struct puppet_io ahead = {
+static struct puppet_io ahead = {
 	.path = FILE2,
-	.len = 16 * PUPPET_READAHEAD,
 	.flags = O_RDONLY,
 	.check = true,
 };
+
+static void __attribute__((constructor)) set_sizes(void)
+{
+	ahead.len = 16 * PUPPET_READAHEAD;
+}
 
 /* As many background reads in the test's hands as there can be. */
 #define HOLD_ALL()							\
@@ -129,7 +136,7 @@ do {									\
 TEST_F(background, holds_no_more_than_its_share)
 {
 	HOLD_ALL();
-	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ, QUIET_MS));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ));
 	if (transport_rings(variant->transport)) {
 		EXPECT_EQ(self->limit,
 			  ring_queue_stat(self->p.conn, 0, "background"));
@@ -149,7 +156,7 @@ TEST_F(background, each_reply_lets_one_in)
 		ASSERT_EQ(0, puppet_hold(&self->p, &self->held, FUSE_READ,
 					 self->limit));
 	}
-	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ, QUIET_MS));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ));
 	FINISH();
 }
 
@@ -164,6 +171,81 @@ TEST_F(background, synchronous_requests_pass)
 		ASSERT_EQ(0, puppet_serve(&self->p, &r));
 	}
 	EXPECT_EQ(self->limit, self->held.nr);
+	FINISH();
+}
+
+/* Takes @nr requests of whatever opcode. */
+static int hold_any(struct puppet *p, struct puppet_held *held, unsigned int nr)
+{
+	int ret;
+
+	while (held->nr < nr) {
+		struct puppet_req *req = malloc(sizeof(*req));
+
+		if (!req)
+			return -errno;
+		ret = puppet_next(p, req, TEST_WAIT_MS);
+		if (ret != PUPPET_REQUEST) {
+			free(req);
+			return ret < 0 ? ret : -ETIMEDOUT;
+		}
+		held->req[held->nr++] = req;
+	}
+	return 0;
+}
+
+/*
+ * While synchronous requests wait, the credits are what setup said: of those,
+ * too, one is reserved for writeback.  The others get what background requests
+ * give back.
+ */
+TEST_F(background, leaves_slots_to_synchronous_requests_that_wait)
+{
+	unsigned int most = variant->credits > 2 ? variant->credits - 1 : 1;
+	struct puppet_held sync = { };
+	unsigned int i, before = MAX_BACKGROUND - self->limit;
+	struct requester r[6];
+
+	/* /dev/fuse has no slots to wait for. */
+	if (!transport_rings(variant->transport))
+		return;
+	if (most > self->limit)
+		most = self->limit;
+
+	HOLD_ALL();
+	/* The reader waits until it may send more. */
+	ASSERT_TRUE(ring_queue_stat_becomes(self->p.conn, 0, "pending", before));
+	for (i = 0; i < ARRAY_SIZE(r); i++)
+		ASSERT_EQ(0, requester_start(&r[i], request_stat, FILE2));
+	ASSERT_EQ(0, hold_any(&self->p, &sync, DEPTH - self->limit));
+	for (i = 0; i < sync.nr; i++)
+		EXPECT_NE(FUSE_READ, sync.req[i]->in.opcode);
+	ASSERT_TRUE(ring_queue_stat_becomes(self->p.conn, 0, "pending",
+					    before + ARRAY_SIZE(r) - sync.nr));
+
+	/* One waits even after the last of these. */
+	for (i = sync.nr; i < ARRAY_SIZE(r) - 1; i++) {
+		struct puppet_held next = { };
+
+		ASSERT_EQ(0, puppet_release(&self->p, &self->held));
+		ASSERT_EQ(0, hold_any(&self->p, &next, 1));
+		if (next.req[0]->in.opcode == FUSE_READ) {
+			EXPECT_GT(most, self->held.nr);
+			self->held.req[self->held.nr++] = next.req[0];
+		} else {
+			sync.req[sync.nr++] = next.req[0];
+		}
+		EXPECT_EQ(self->held.nr,
+			  ring_queue_stat(self->p.conn, 0, "background"));
+	}
+
+	/* Nobody waits any more. */
+	ASSERT_EQ(0, puppet_release_all(&self->p, &sync));
+	ASSERT_EQ(0, puppet_hold(&self->p, &self->held, FUSE_READ,
+				 self->limit));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ));
+	for (i = 0; i < ARRAY_SIZE(r); i++)
+		EXPECT_EQ(0, puppet_serve(&self->p, &r[i]));
 	FINISH();
 }
 
@@ -193,7 +275,7 @@ TEST_F(background, limit_is_lowered_and_raised)
 		ASSERT_EQ(0, puppet_release(&self->p, &self->held));
 	}
 	ASSERT_EQ(0, puppet_hold(&self->p, &self->held, FUSE_READ, 1));
-	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ, QUIET_MS));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ));
 
 	/* It is looked at when something ends. */
 	ASSERT_EQ(0, conn_ctl_write(self->p.conn, "max_background", "7"));
@@ -223,14 +305,16 @@ TEST_F(background, errors_give_back)
 
 TEST_F(background, bad_replies_give_back)
 {
-	static char data[PUPPET_READAHEAD + 1];
+	size_t len = PUPPET_READAHEAD + 1;
 	static struct puppet_req req;
+	char *data = calloc(1, len);
 	unsigned int i;
 
+	ASSERT_NE(NULL, data);
 	HOLD_ALL();
 	for (i = 0; i < 8; i++) {
 		struct puppet_req *bad = self->held.req[0];
-		int ret = puppet_reply(&self->p, bad, 0, data, sizeof(data));
+		int ret = puppet_reply(&self->p, bad, 0, data, len);
 
 		if (variant->transport == TRANSPORT_USER) {
 			/* The slot goes on. */
@@ -341,7 +425,7 @@ static int request_async_reads(const void *arg)
 
 	if (fd < 0 || io_uring_queue_init(8, &uring, 0))
 		return -errno;
-	if (posix_memalign((void **)&buf, 4096, 8 * io->len))
+	if (posix_memalign((void **)&buf, getpagesize(), 8 * io->len))
 		return -errno;
 	for (i = 0; i < 8; i++)
 		io_uring_prep_read(io_uring_get_sqe(&uring), fd,
@@ -373,11 +457,145 @@ TEST_F(background, direct)
 	ASSERT_EQ(0, requester_start(&self->reader, request_async_reads, &io));
 	ASSERT_EQ(0, puppet_hold(&self->p, &self->held, FUSE_READ,
 				 self->limit));
-	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ, QUIET_MS));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ));
 	ASSERT_EQ(0, requester_start(&r, request_stat, FILE2));
 	EXPECT_EQ(0, puppet_serve(&self->p, &r));
 	ASSERT_EQ(0, puppet_release_all(&self->p, &self->held));
 	EXPECT_EQ(0, puppet_serve(&self->p, &self->reader));
+}
+
+/*
+ * Writeback never waits for readahead: what memory reclaim waits for must not
+ * depend on when a server answers that.
+ */
+FIXTURE(writeback)
+{
+	struct puppet p;
+	struct puppet_held held;
+	struct requester reader;
+	struct requester writer;
+};
+
+FIXTURE_VARIANT(writeback)
+{
+	enum test_transport transport;
+	unsigned int uring_flags;
+	/* Background slots: 0 for the default. */
+	unsigned int credits;
+};
+
+FIXTURE_VARIANT_ADD(writeback, dev) {
+	.transport = TRANSPORT_DEV,
+};
+
+FIXTURE_VARIANT_ADD(writeback, ring) {
+	.transport = TRANSPORT_RING,
+};
+
+FIXTURE_VARIANT_ADD(writeback, ring_defer) {
+	.transport = TRANSPORT_RING,
+	.uring_flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
+};
+
+FIXTURE_VARIANT_ADD(writeback, ring_all_credits) {
+	.transport = TRANSPORT_RING,
+	.credits = 8,
+};
+
+FIXTURE_VARIANT_ADD(writeback, user) {
+	.transport = TRANSPORT_USER,
+};
+
+FIXTURE_SETUP(writeback)
+{
+	const char *why = test_prepare(variant->transport);
+	struct puppet_options opt = {
+		.transport = variant->transport,
+		.uring_flags = variant->uring_flags,
+		.nr_queues = 1,
+		.depth = 8,
+		.background = variant->credits,
+		.payload = 128 << 10,
+		.init_flags = FUSE_ASYNC_READ | FUSE_WRITEBACK_CACHE,
+		.max_background = 64,
+		.max_readahead = PUPPET_READAHEAD,
+		.max_write = 128 << 10,
+	};
+
+	if (why)
+		SKIP(return, "%s", why);
+	ASSERT_EQ(0, puppet_start(&self->p, &opt));
+}
+
+FIXTURE_TEARDOWN(writeback)
+{
+	puppet_stop(&self->p);
+}
+
+static int request_write_and_fsync(const void *arg)
+{
+	static char data[128 << 10];
+	int fd = open(arg, O_RDWR | O_CLOEXEC), err = 0;
+
+	if (fd < 0)
+		return -errno;
+	if (pwrite(fd, data, sizeof(data), 0) != sizeof(data) || fsync(fd))
+		err = errno ? -errno : -EIO;
+	close(fd);
+	return err;
+}
+
+/* While the test holds what it holds. */
+static void write_back(struct __test_metadata *_metadata,
+		       struct _test_data_writeback *self)
+{
+	static struct puppet_req req;
+
+	ASSERT_EQ(0, requester_start(&self->writer, request_write_and_fsync,
+				     TEST_MNT "/f3"));
+	ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_WRITE));
+	ASSERT_EQ(0, puppet_answer(&self->p, &req));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->writer));
+	ASSERT_EQ(0, puppet_release_all(&self->p, &self->held));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->reader));
+}
+
+TEST_F(writeback, passes_four_readaheads)
+{
+	struct puppet_io io = { .path = FILE2, .len = 4 * PUPPET_READAHEAD };
+
+	ASSERT_EQ(0, requester_start(&self->reader, request_readahead, &io));
+	ASSERT_EQ(0, puppet_hold(&self->p, &self->held, FUSE_READ, 4));
+	write_back(_metadata, self);
+}
+
+/* As many as there can be, and others that wait. */
+TEST_F(writeback, passes_all_readaheads)
+{
+	struct puppet_io io = { .path = FILE2, .len = 16 * PUPPET_READAHEAD };
+	__u64 end = now_ms() + TEST_WAIT_MS;
+	struct puppet_req *req;
+
+	ASSERT_EQ(0, requester_start(&self->reader, request_readahead, &io));
+	do {
+		long waiting = transport_rings(variant->transport) ?
+			       ring_queue_stat(self->p.conn, 0, "pending") : 0;
+
+		if (self->held.nr && self->held.nr + waiting == 16)
+			break;
+		req = malloc(sizeof(*req));
+		ASSERT_NE(NULL, req);
+		if (puppet_next(&self->p, req, 2) != PUPPET_REQUEST) {
+			free(req);
+		} else if (req->in.opcode == FUSE_READ) {
+			self->held.req[self->held.nr++] = req;
+		} else {
+			ASSERT_EQ(0, puppet_answer(&self->p, req));
+			free(req);
+		}
+	} while (now_ms() < end);
+	ASSERT_GT(end, now_ms());
+	write_back(_metadata, self);
 }
 
 /* One thread's readahead uses the other queues of its node. */

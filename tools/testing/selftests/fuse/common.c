@@ -2,6 +2,7 @@
 /* Helpers of all FUSE transport tests, see common.h. */
 
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -11,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -136,6 +138,13 @@ const char *test_prepare_mainline(enum test_transport transport,
 	return why;
 }
 
+bool test_disrupts(void)
+{
+	const char *env = getenv("FUSE_TEST_DISRUPTIVE");
+
+	return env && !strcmp(env, "1");
+}
+
 unsigned int test_ms(void)
 {
 	const char *env = getenv("FUSE_TEST_SECONDS");
@@ -222,7 +231,7 @@ long mem_kib(const char *key)
 int conn_number(const char *path)
 {
 	char line[1024], at[512];
-	unsigned int minor;
+	unsigned int major, minor;
 	int found = -ENOENT;
 	FILE *f = fopen("/proc/self/mountinfo", "re");
 
@@ -230,9 +239,9 @@ int conn_number(const char *path)
 		return -errno;
 	/* The last line of a path is the mount that is on top. */
 	while (fgets(line, sizeof(line), f))
-		if (sscanf(line, "%*d %*d %*u:%u %*s %511s", &minor, at) == 2 &&
-		    !strcmp(at, path))
-			found = minor;
+		if (sscanf(line, "%*d %*d %u:%u %*s %511s", &major, &minor,
+			   at) == 3 && !strcmp(at, path))
+			found = major << 20 | minor;
 	fclose(f);
 	return found;
 }
@@ -404,9 +413,48 @@ int ring_slots(int conn, struct ring_slot *slots, unsigned int max)
 	return nr;
 }
 
+bool ring_requests_become(int conn, long nr)
+{
+	__u64 end = now_ms() + TEST_WAIT_MS;
+	long busy;
+
+	do {
+		/* In this order none is counted twice as it gets a slot. */
+		busy = ring_queues_stat(conn, "busy");
+		if (busy + ring_queues_stat(conn, "pending") == nr)
+			return true;
+		sleep_ms(1);
+	} while (now_ms() < end);
+	return false;
+}
+
 bool ring_queues_stat_becomes(int conn, const char *key, long value)
 {
 	return ring_file_becomes(conn, true, -1, key, value);
+}
+
+/* Those that have been started, and that nobody has been told the end of. */
+static struct {
+	pid_t	pid[512];
+	unsigned int nr;
+} requesters;
+
+static void requesters_add(pid_t pid)
+{
+	if (requesters.nr == ARRAY_SIZE(requesters.pid)) {
+		errno = E2BIG;
+		fail("requesters");
+	}
+	requesters.pid[requesters.nr++] = pid;
+}
+
+static void requesters_remove(pid_t pid)
+{
+	unsigned int i;
+
+	for (i = 0; i < requesters.nr; i++)
+		if (requesters.pid[i] == pid)
+			requesters.pid[i] = requesters.pid[--requesters.nr];
 }
 
 int requester_start(struct requester *r, int (*fn)(const void *arg),
@@ -420,6 +468,39 @@ int requester_start(struct requester *r, int (*fn)(const void *arg),
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		syscall(SYS_close_range, 3, ~0U, 0);
 		_exit(-fn(arg));
+	}
+	requesters_add(r->pid);
+	r->pidfd = syscall(SYS_pidfd_open, r->pid, 0);
+	return r->pidfd < 0 ? -errno : 0;
+}
+
+int requester_on(int cpu, struct requester *r,
+		 int (*fn)(const void *arg), const void *arg)
+{
+	cpu_set_t old, one;
+	int ret;
+
+	if (sched_getaffinity(0, sizeof(old), &old))
+		return -errno;
+	CPU_ZERO(&one);
+	CPU_SET(cpu, &one);
+	/* It inherits where the caller may run. */
+	if (sched_setaffinity(0, sizeof(one), &one))
+		return -errno;
+	ret = requester_start(r, fn, arg);
+	sched_setaffinity(0, sizeof(old), &old);
+	return ret;
+}
+
+int process_start(struct requester *r, int (*fn)(void *arg), void *arg)
+{
+	fflush(NULL);
+	r->pid = fork();
+	if (r->pid < 0)
+		return -errno;
+	if (!r->pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		_exit(fn(arg));
 	}
 	r->pidfd = syscall(SYS_pidfd_open, r->pid, 0);
 	return r->pidfd < 0 ? -errno : 0;
@@ -438,6 +519,7 @@ bool requester_ended(struct requester *r, int *result, unsigned int ms)
 	} while (ret < 0 && errno == EINTR);
 	if (ret <= 0 || waitpid(r->pid, &status, 0) != r->pid)
 		return false;
+	requesters_remove(r->pid);
 	close(r->pidfd);
 	if (result)
 		*result = WIFEXITED(status) ? WEXITSTATUS(status) :
@@ -453,21 +535,149 @@ int requester_join(struct requester *r)
 							  REQUESTER_HANGS;
 }
 
-bool requester_sleeps(const struct requester *r)
+/* The letter of a process's state; 'X' when there is none of this number. */
+static char process_state(const char *pid)
 {
-	__u64 end = now_ms() + TEST_WAIT_MS;
 	char path[64], buf[512], *at;
 
-	snprintf(path, sizeof(path), "/proc/%d/stat", r->pid);
+	snprintf(path, sizeof(path), "/proc/%s/stat", pid);
+	if (file_read(path, buf, sizeof(buf)) <= 0)
+		return 'X';
+	at = strrchr(buf, ')');
+	return at ? at[2] : 'X';
+}
+
+bool process_becomes(pid_t pid, const char *states)
+{
+	__u64 end = now_ms() + TEST_WAIT_MS;
+	char number[16], state;
+
+	snprintf(number, sizeof(number), "%d", pid);
 	do {
-		if (file_read(path, buf, sizeof(buf)) <= 0)
-			return false;
-		at = strrchr(buf, ')');
-		if (at && (at[2] == 'S' || at[2] == 'D'))
+		state = process_state(number);
+		if (strchr(states, state))
 			return true;
+		if (state == 'X')
+			return false;
 		sleep_ms(1);
 	} while (now_ms() < end);
 	return false;
+}
+
+bool requester_sleeps(const struct requester *r)
+{
+	char number[16];
+
+	snprintf(number, sizeof(number), "%d", r->pid);
+	return process_becomes(r->pid, "SDZ") && process_state(number) != 'Z';
+}
+
+/* A number of a task's status file, or 0. */
+static __u64 status_number(const char *text, const char *key)
+{
+	const char *at = strstr(text, key);
+
+	return at ? strtoull(at + strlen(key), NULL, 10) : 0;
+}
+
+static bool task_still(const char *path, __u64 *stamp)
+{
+	char text[4096], *state;
+
+	/* It ends just now. */
+	if (file_read(path, text, sizeof(text)) <= 0)
+		return true;
+	state = strstr(text, "State:\t");
+	if (!state || !strchr("SDTtZX", state[7]))
+		return false;
+	*stamp += status_number(text, "\nvoluntary_ctxt_switches:") +
+		  status_number(text, "\nnonvoluntary_ctxt_switches:") + 1;
+	return true;
+}
+
+bool requesters_still(__u64 *stamp)
+{
+	struct dirent *entry;
+	bool still = true;
+	char path[320];
+	unsigned int i;
+	DIR *dir;
+
+	*stamp = 0;
+	for (i = 0; i < requesters.nr && still; i++) {
+		snprintf(path, sizeof(path), "/proc/%d/task",
+			 requesters.pid[i]);
+		dir = opendir(path);
+		while (dir && still && (entry = readdir(dir))) {
+			if (entry->d_name[0] == '.')
+				continue;
+			snprintf(path, sizeof(path), "/proc/%d/task/%s/status",
+				 requesters.pid[i], entry->d_name);
+			still = task_still(path, stamp);
+		}
+		if (dir)
+			closedir(dir);
+	}
+	return still;
+}
+
+bool fuse_worker_sleeps(void)
+{
+	__u64 end = now_ms() + TEST_WAIT_MS;
+	struct dirent *entry;
+	bool sleeps = false;
+
+	do {
+		DIR *dir = opendir("/proc");
+
+		while (dir && !sleeps && (entry = readdir(dir))) {
+			char path[320], name[128];
+
+			if (entry->d_name[0] < '0' || entry->d_name[0] > '9')
+				continue;
+			snprintf(path, sizeof(path), "/proc/%s/comm",
+				 entry->d_name);
+			/* Such as "kworker/u4:1+fuse_uring". */
+			sleeps = file_read(path, name, sizeof(name)) > 0 &&
+				 strstr(name, "+fuse") &&
+				 process_state(entry->d_name) == 'D';
+		}
+		if (dir)
+			closedir(dir);
+		if (!sleeps)
+			sleep_ms(1);
+	} while (!sleeps && now_ms() < end);
+	return sleeps;
+}
+
+void *shared_alloc(size_t size)
+{
+	void *mem = mmap(NULL, size, PROT_READ | PROT_WRITE,
+			 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	return mem == MAP_FAILED ? NULL : mem;
+}
+
+void flag_set(int *flag)
+{
+	__atomic_store_n(flag, 1, __ATOMIC_RELEASE);
+}
+
+bool flag_is_set(int *flag)
+{
+	return __atomic_load_n(flag, __ATOMIC_ACQUIRE);
+}
+
+bool flag_becomes_set(int *flag)
+{
+	__u64 end = now_ms() + TEST_WAIT_MS;
+
+	while (!flag_is_set(flag)) {
+		if (now_ms() >= end)
+			return false;
+		sleep_ms(1);
+	}
+	return true;
 }
 
 __u64 test_seed(void)

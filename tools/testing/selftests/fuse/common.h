@@ -64,6 +64,14 @@ bool ring_is_mainline(void);
  */
 int ring_switch(bool on);
 
+/*
+ * Whether tests may disturb everybody on the machine, as those do that take CPUs
+ * off-line or freeze all tasks: with FUSE_TEST_DISRUPTIVE=1 in the environment.
+ */
+bool test_disrupts(void);
+#define TEST_DISRUPTS_NOT \
+	"disturbs the whole machine: set FUSE_TEST_DISRUPTIVE=1 to run it"
+
 /* For how long a test repeats something: FUSE_TEST_SECONDS, or half of one. */
 unsigned int test_ms(void);
 
@@ -127,6 +135,12 @@ struct ring_slot {
 /* The first @max of these; returns how many there are, or -1. */
 int ring_slots(int conn, struct ring_slot *slots, unsigned int max);
 
+/*
+ * Waits until the queues have @nr requests, in slots or waiting for one.  Where
+ * a request is before the server's task comes for it is the kernel's affair.
+ */
+bool ring_requests_become(int conn, long nr);
+
 /* Waits until the sum over all queues is @value, no longer than TEST_WAIT_MS. */
 bool ring_queues_stat_becomes(int conn, const char *key, long value);
 
@@ -143,6 +157,16 @@ struct requester {
 int requester_start(struct requester *r, int (*fn)(const void *arg),
 		    const void *arg);
 
+/* The same on a CPU, where it stays. */
+int requester_on(int cpu, struct requester *r, int (*fn)(const void *arg),
+		 const void *arg);
+
+/*
+ * The same for a process that keeps the test's descriptors, as a server does.
+ * It is killed with its parent.
+ */
+int process_start(struct requester *r, int (*fn)(void *arg), void *arg);
+
 /*
  * True when the process ended within @ms.  Then *result is 0, the errno
  * (positive) that @fn returned, or minus the signal that killed it.
@@ -153,8 +177,36 @@ bool requester_ended(struct requester *r, int *result, unsigned int ms);
 int requester_join(struct requester *r);
 #define REQUESTER_HANGS	(-1000)
 
-/* True when the requester sleeps in the kernel ('S' or 'D' in its stat file). */
+/* The state letter of /proc/PID/stat becomes one of @states. */
+bool process_becomes(pid_t pid, const char *states);
+
+/*
+ * Waits until the requester sleeps in the kernel ('S' or 'D' in its stat file).
+ * False when it ends instead.
+ */
 bool requester_sleeps(const struct requester *r);
+
+/*
+ * Whether none of the requesters that this process has started runs: each
+ * sleeps, is stopped or has ended.  *stamp then changes whenever one of them
+ * has run in between.  So when nothing reaches the server between two calls
+ * that return true and the same stamp, all that they wait for is in the kernel.
+ */
+bool requesters_still(__u64 *stamp);
+
+/*
+ * Waits until a worker of the kernel that handles something of FUSE sleeps
+ * uninterruptibly, as for a page or the lock of an inode.
+ */
+bool fuse_worker_sleeps(void);
+
+/* Zeroes that a process shares with those that it forks; NULL on failure. */
+void *shared_alloc(size_t size);
+
+/* A flag in shared memory, and waiting for it up to TEST_WAIT_MS. */
+void flag_set(int *flag);
+bool flag_is_set(int *flag);
+bool flag_becomes_set(int *flag);
 
 /* Seeds are printed, and FUSE_TEST_SEED repeats a run. */
 __u64 test_seed(void);

@@ -20,7 +20,6 @@
 #include "puppet.h"
 
 #define FILE2		(TEST_MNT "/f2")
-#define QUIET_MS	50
 #define DEFER	(IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN)
 #define FETCH	FUSE_URING_REQ_FETCH
 #define COMMIT	FUSE_URING_REQ_COMMIT_AND_FETCH
@@ -170,12 +169,13 @@ static int serve(struct puppet *p, struct requester *r)
 	return REQUESTER_HANGS;
 }
 
-static int drain(struct puppet *p, unsigned int ms)
+/* puppet_settle() with the ledger. */
+static int drain(struct puppet *p)
 {
 	static struct puppet_req req;
 	int ret;
 
-	while ((ret = puppet_next(p, &req, ms)) == PUPPET_REQUEST) {
+	while ((ret = puppet_next_settled(p, &req)) == PUPPET_REQUEST) {
 		ret = handle(p, &req);
 		if (ret)
 			break;
@@ -213,7 +213,7 @@ static int list(struct puppet *p)
 	if (!ret)
 		ret = serve(p, &r);
 	/* Nobody waits for the directory to be released. */
-	return ret ? ret : drain(p, QUIET_MS);
+	return ret ? ret : drain(p);
 }
 
 /* The kernel keeps some inodes for a second round. */
@@ -228,7 +228,7 @@ static int drop(struct puppet *p)
 		if (!ret)
 			ret = serve(p, &r);
 		if (!ret)
-			ret = drain(p, QUIET_MS);
+			ret = drain(p);
 	}
 	if (!ret && ledger.forgotten < ledger.looked_up)
 		ret = -ETIMEDOUT;
@@ -326,7 +326,7 @@ TEST_F_TIMEOUT(control, one_file, TEST_TIMEOUT)
 	do {
 		ASSERT_EQ(0, requester_start(&r, request_drop, NULL));
 		EXPECT_EQ(0, requester_join(&r));
-	} while (puppet_next(&self->p, &req, QUIET_MS) == PUPPET_TIMEOUT);
+	} while (puppet_next_settled(&self->p, &req) == PUPPET_TIMEOUT);
 	EXPECT_EQ(FUSE_FORGET, req.in.opcode);
 	EXPECT_EQ(FIRST_NODEID, req.in.nodeid);
 	EXPECT_EQ(3, req.forget.nlookup);
@@ -334,7 +334,7 @@ TEST_F_TIMEOUT(control, one_file, TEST_TIMEOUT)
 	if (req.ring)
 		EXPECT_LE(2, req.slot);
 	ASSERT_EQ(0, handle(&self->p, &req));
-	EXPECT_EQ(PUPPET_TIMEOUT, drain(&self->p, QUIET_MS));
+	EXPECT_EQ(PUPPET_TIMEOUT, drain(&self->p));
 	EXPECT_TRUE(ledger_balanced());
 }
 
@@ -350,7 +350,7 @@ TEST_F_TIMEOUT(control, some_files, TEST_TIMEOUT)
 		ASSERT_EQ(0, list(&self->p));
 		EXPECT_EQ(1400, ledger.looked_up);
 		ASSERT_EQ(0, drop(&self->p));
-		EXPECT_EQ(PUPPET_TIMEOUT, drain(&self->p, QUIET_MS));
+		EXPECT_EQ(PUPPET_TIMEOUT, drain(&self->p));
 		EXPECT_TRUE(ledger_balanced());
 	}
 	if (transport_rings(variant->transport)) {
@@ -445,7 +445,7 @@ TEST_F_TIMEOUT(control, many_files, 5 * TEST_TIMEOUT)
 	ASSERT_EQ(0, drop(&self->p));
 	TH_LOG("dropped in %llu ms with %u messages", now_ms() - start,
 	       ledger.messages);
-	EXPECT_EQ(PUPPET_TIMEOUT, drain(&self->p, QUIET_MS));
+	EXPECT_EQ(PUPPET_TIMEOUT, drain(&self->p));
 	EXPECT_TRUE(ledger_balanced());
 	if (!kernel_debugs())
 		EXPECT_TRUE(memory_is_back(&before, &peak));
@@ -585,7 +585,7 @@ TEST_F_TIMEOUT(slots, batches, TEST_TIMEOUT)
 		EXPECT_EQ(left, ring_stat(self->p.conn, "forgets_pending"));
 		EXPECT_EQ(1, ring_queue_stat(self->p.conn, 0, "control_busy"));
 		/* Not a second one, however many slots are free. */
-		EXPECT_TRUE(puppet_none(&self->p, FUSE_BATCH_FORGET, 10));
+		EXPECT_TRUE(puppet_none(&self->p, FUSE_BATCH_FORGET));
 		EXPECT_EQ(0, puppet_answer(&self->p, &req));
 		if (!left)
 			break;
@@ -620,7 +620,7 @@ TEST_F_TIMEOUT(slots, many_files_while_one_is_held, 5 * TEST_TIMEOUT)
 	ASSERT_EQ(0, requester_join(&self->r));
 	ASSERT_EQ(0, drop_until_pending(&self->p, files));
 	ASSERT_EQ(0, puppet_answer(&self->p, &req));
-	EXPECT_EQ(PUPPET_TIMEOUT, drain(&self->p, 10 * QUIET_MS));
+	EXPECT_EQ(PUPPET_TIMEOUT, drain(&self->p));
 	EXPECT_TRUE(ledger_balanced());
 	if (!kernel_debugs())
 		EXPECT_TRUE(memory_is_back(&before, &peak));
@@ -681,7 +681,7 @@ TEST_F_TIMEOUT(slots, armed_later, TEST_TIMEOUT)
 	ASSERT_EQ(1, poll(&pfd, 1, TEST_WAIT_MS));
 	for (i = 0; i < 3; i++)
 		ASSERT_EQ(0, request_drop(NULL));
-	EXPECT_EQ(PUPPET_TIMEOUT, drain(&self->p, QUIET_MS));
+	EXPECT_EQ(PUPPET_TIMEOUT, drain(&self->p));
 	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "control_parked"));
 
 	ASSERT_EQ(0, puppet_arm_slots(&self->p, 0, 2, 1));
@@ -776,7 +776,7 @@ TEST_F_TIMEOUT(slots, closed_while_forgets_wait, TEST_TIMEOUT)
 	ASSERT_TRUE(ring_queues_stat_becomes(self->p.conn, "live", 0));
 	ASSERT_EQ(0, puppet_uring(&self->p));
 	ASSERT_EQ(0, puppet_answer(&self->p, &req));
-	EXPECT_EQ(PUPPET_TIMEOUT, drain(&self->p, 10 * QUIET_MS));
+	EXPECT_EQ(PUPPET_TIMEOUT, drain(&self->p));
 	EXPECT_TRUE(ledger_balanced());
 	EXPECT_EQ(0, ring_stat(self->p.conn, "forgets_dev"));
 	EXPECT_EQ(0, ring_stat(self->p.conn, "forgets_pending"));
@@ -814,7 +814,7 @@ TEST_F(slots, carry_nothing_else)
 	EXPECT_EQ(variant->control,
 		  ring_queue_stat(self->p.conn, 0, "control_parked"));
 	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "parked"));
-	EXPECT_TRUE(puppet_none(&self->p, FUSE_GETATTR, QUIET_MS));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_GETATTR));
 	EXPECT_EQ(1, ring_queue_stat(self->p.conn, 0, "pending"));
 	ASSERT_EQ(0, puppet_release_all(&self->p, &self->held));
 	for (i = 0; i < ARRAY_SIZE(r); i++)
@@ -857,7 +857,7 @@ static int hold_forget(struct puppet *p, struct puppet_req *req)
 	while (!ret && now_ms() < end) {
 		ret = request_drop(NULL);
 		if (!ret)
-			ret = puppet_next(p, req, QUIET_MS);
+			ret = puppet_next_settled(p, req);
 	}
 	if (ret != PUPPET_REQUEST)
 		return ret ? ret : -ETIMEDOUT;
@@ -964,7 +964,7 @@ TEST_F(slots, error_of_a_forget_is_ignored)
 	ASSERT_EQ(0, puppet_reply(&self->p, &req, -EAGAIN, NULL, 0));
 	EXPECT_TRUE(ring_queues_stat_becomes(self->p.conn, "control_parked",
 					     variant->control));
-	EXPECT_TRUE(puppet_none(&self->p, FUSE_FORGET, QUIET_MS));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_FORGET));
 	ASSERT_EQ(0, requester_start(&self->r, request_stat, FILE2));
 	EXPECT_EQ(0, puppet_serve(&self->p, &self->r));
 }
@@ -1220,13 +1220,13 @@ TEST_F_TIMEOUT(queues, forgets, TEST_TIMEOUT)
 	__u64 end;
 	int ret;
 
-	ASSERT_EQ(0, puppet_drain(&self->p, QUIET_MS));
+	ASSERT_EQ(0, puppet_settle(&self->p));
 	ASSERT_EQ(0, ledger_open(3000, 1));
 	ASSERT_EQ(0, list(&self->p));
 	end = now_ms() + TEST_WAIT_MS;
 	ASSERT_EQ(0, request_drop(NULL));
 	while (ledger.forgotten < ledger.looked_up && now_ms() < end) {
-		ret = puppet_next(&self->p, &req, QUIET_MS);
+		ret = puppet_next_settled(&self->p, &req);
 		if (ret == PUPPET_REQUEST && puppet_nr_forgets(&req)) {
 			EXPECT_EQ(NULL, held[req.qid]);
 			ASSERT_EQ(0, take_forgets(&req));

@@ -16,7 +16,6 @@
 #include "puppet.h"
 
 #define FILE2		(TEST_MNT "/f2")
-#define QUIET_MS	50
 #define DEFER	(IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN)
 #define FETCH	FUSE_URING_REQ_FETCH
 #define COMMIT	FUSE_URING_REQ_COMMIT_AND_FETCH
@@ -148,7 +147,7 @@ TEST_F(detach, held)
 	ASSERT_EQ(0, puppet_detach(&self->p, 0));
 	EXPECT_CANCELED(DEPTH - 1 + variant->control);
 	EXPECT_EQ(1, ring_queue_stat(self->p.conn, 0, "busy"));
-	EXPECT_FALSE(requester_ended(&self->r[0], NULL, QUIET_MS));
+	EXPECT_TRUE(requester_sleeps(&self->r[0]));
 	/* Others do not wait for it. */
 	EXPECT_EQ(0, serves_by(&self->p, false));
 
@@ -227,13 +226,14 @@ TEST_F(detach, on_its_way)
 
 	for (i = 0; i < DEPTH; i++)
 		ASSERT_EQ(0, requester_start(&self->r[i], request_stat, FILE2));
-	ASSERT_TRUE(ring_queues_stat_becomes(self->p.conn, "busy", DEPTH));
+	/* In a slot, or waiting until the server's task comes for it. */
+	ASSERT_TRUE(ring_requests_become(self->p.conn, DEPTH));
 	ASSERT_EQ(0, puppet_detach(&self->p, 0));
 
 	end = now_ms() + TEST_WAIT_MS;
 	while ((told < DEPTH || canceled < DEPTH + variant->control) &&
 	       now_ms() < end) {
-		ret = puppet_next(&self->p, &req, QUIET_MS);
+		ret = puppet_next(&self->p, &req, 10);
 		if (ret == PUPPET_REQUEST) {
 			told += req.in.opcode == FUSE_GETATTR;
 			if (variant->uring_flags & IORING_SETUP_DEFER_TASKRUN)
@@ -248,7 +248,7 @@ TEST_F(detach, on_its_way)
 	EXPECT_EQ(DEPTH + variant->control, canceled);
 	for (i = 0; i < DEPTH; i++)
 		EXPECT_EQ(0, puppet_serve(&self->p, &self->r[i]));
-	EXPECT_TRUE(puppet_none(&self->p, FUSE_GETATTR, QUIET_MS));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_GETATTR));
 }
 
 /* Background requests, and their credit. */
@@ -267,7 +267,7 @@ TEST_F(detach, background)
 		ASSERT_EQ(0, puppet_release_all(&self->p, &self->held));
 		ASSERT_EQ(0, puppet_serve(&self->p, &r));
 		do {
-			ret = puppet_drain(&self->p, QUIET_MS);
+			ret = puppet_settle(&self->p);
 		} while (ret == -ECANCELED);
 		EXPECT_EQ(PUPPET_TIMEOUT, ret);
 		ASSERT_TRUE(conn_waiting_becomes(self->p.conn, 0));
@@ -397,7 +397,7 @@ FIXTURE(queues)
 {
 	struct puppet p;
 	struct puppet_held held;
-	struct requester r[3];
+	struct requester r[4];
 };
 
 FIXTURE_SETUP(queues)
@@ -424,7 +424,7 @@ FIXTURE_TEARDOWN(queues)
 	puppet_stop(&self->p);
 }
 
-/* By which queue a request of the CPUs of @qid comes. */
+/* To which queue a request of the CPUs of @qid is sent. */
 static int came_by(struct puppet *p, unsigned int qid)
 {
 	static struct puppet_req req;
@@ -437,7 +437,7 @@ static int came_by(struct puppet *p, unsigned int qid)
 		ret = puppet_answer(p, &req);
 	if (!ret)
 		ret = puppet_serve(p, &r);
-	return ret ? ret : (int)req.qid;
+	return ret ? ret : puppet_sent_to(p, &req);
 }
 
 TEST_F(queues, the_other_one_serves)
@@ -457,31 +457,41 @@ TEST_F(queues, the_other_one_serves)
 	EXPECT_EQ(1, came_by(&self->p, 0));
 }
 
-/* And gets what waits for the one that is detached. */
+/* And gets what waits for the one that is detached, when it has room. */
 TEST_F(queues, takes_what_waits)
 {
+	struct puppet_req *req;
 	unsigned int i;
 
-	for (i = 0; i < 3; i++) {
-		ASSERT_EQ(0, puppet_requester_at(&self->p, 1, &self->r[i],
+	/* One request of each queue is held, so that others wait. */
+	for (i = 0; i < 4; i++) {
+		ASSERT_EQ(0, puppet_requester_at(&self->p, i > 0, &self->r[i],
 						 request_stat, FILE2));
-		if (!i)
+		if (i < 2)
 			ASSERT_EQ(0, puppet_hold(&self->p, &self->held,
-						 FUSE_GETATTR, 1));
+						 FUSE_GETATTR, i + 1));
 	}
+	ASSERT_NE(self->held.req[0]->qid, self->held.req[1]->qid);
 	ASSERT_TRUE(ring_queue_stat_becomes(self->p.conn, 1, "pending", 2));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_GETATTR));
 	ASSERT_EQ(0, puppet_detach(&self->p, 1));
-	for (i = 1; i < 3; i++) {
+	ASSERT_TRUE(ring_queue_stat_becomes(self->p.conn, 0, "pending", 2));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_GETATTR));
+	for (i = 2; i < 4; i++) {
+		/* The one that is in the other queue's slot comes first. */
+		if (self->held.req[0]->qid) {
+			req = self->held.req[0];
+			self->held.req[0] = self->held.req[1];
+			self->held.req[1] = req;
+		}
+		ASSERT_EQ(0, puppet_release(&self->p, &self->held));
 		ASSERT_EQ(0, puppet_hold(&self->p, &self->held, FUSE_GETATTR,
 					 2));
 		EXPECT_EQ(0, self->held.req[1]->qid);
-		ASSERT_EQ(0, puppet_answer(&self->p, self->held.req[1]));
-		self->held.nr--;
 	}
-	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[1]));
-	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[2]));
-	ASSERT_EQ(0, puppet_release(&self->p, &self->held));
-	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[0]));
+	ASSERT_EQ(0, puppet_release_all(&self->p, &self->held));
+	for (i = 0; i < 4; i++)
+		EXPECT_EQ(0, puppet_serve(&self->p, &self->r[i]));
 }
 
 /* A server that has stopped to answer, as its administrator sees it. */

@@ -7,6 +7,10 @@
  * counted is what the transport needs to bring the two together: at best the
  * requester sleeps once and the server sleeps once, on one CPU.
  *
+ * Then the same with a requester that is not bound, on an idle machine and
+ * beside busy loops.  Where it runs, and whom it finds there, is then a matter of
+ * the scheduler as well.
+ *
  * Counted of the requester and of all threads of the server:
  *
  *	switches	voluntary and involuntary context switches, as in
@@ -33,6 +37,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -48,18 +53,23 @@ static const char help[] =
 "Usage: fuse_affinity [options]\n"
 "Counts context switches and wake-ups from other CPUs per request, over\n"
 "/dev/fuse and over the ring.  A request is a forced GETATTR.  The requester\n"
-"runs on one CPU after the other.  Over the ring the server's threads are bound\n"
-"to the CPUs of their queues, over /dev/fuse they run where the scheduler\n"
-"wants.  Needs root, CONFIG_SCHEDSTATS and CONFIG_SCHED_DEBUG.\n"
+"runs on one CPU after the other, and then where the scheduler puts it: with no\n"
+"other load, with busy loops for half of the CPUs, and for all of them.  Over the\n"
+"ring the server's threads are bound to the CPUs of their queues, over /dev/fuse\n"
+"they run where the scheduler wants.  Needs root, CONFIG_SCHEDSTATS and\n"
+"CONFIG_SCHED_DEBUG.\n"
 "\n"
-"  -n, --requests=N   on each CPU, by each transport (default 5000)\n"
+"  -n, --requests=N   on each CPU, and not bound, by each transport (default\n"
+"                     5000)\n"
 "  -c, --cpu=N        only on this CPU\n"
 "  -h, --help         this text\n"
 "\n"
 "Prints a line for each transport, with figures per request,\n"
 "affinity dev|ring requests=N switches=S voluntary=V involuntary=I wakeups=W\n"
 "reschedules=R\n"
-"and a table of all CPUs.\n";
+"one for each load of the requester that is not bound,\n"
+"unbound dev|ring loops=L requests=N ... as above\n"
+"and a table of all of them.\n";
 
 struct counts {
 	__u64 requests;
@@ -69,12 +79,25 @@ struct counts {
 	__u64 reschedules;
 };
 
+/* Busy loops beside a requester that is not bound: none, for half of the CPUs, for all */
+#define NR_LOADS	3
+
+struct results {
+	struct counts bound[CPU_SETSIZE + 1];
+	struct counts unbound[NR_LOADS];
+};
+
 static const char * const names[] = {
 	[SERVER_DEV] = "dev", [SERVER_RING] = "ring",
 };
 
 static cpu_set_t all_cpus;
 static unsigned long nr_requests = 5000;
+
+static unsigned int loops_of(unsigned int load)
+{
+	return CPU_COUNT(&all_cpus) * load / (NR_LOADS - 1);
+}
 
 /* A line "key : value" of a file in /proc; -1 when there is none */
 static long long proc_value(const char *text, const char *key)
@@ -200,19 +223,63 @@ static void check_transport(enum server_transport transport, int conn,
 		     ring_stat(conn, "requests_dev"));
 }
 
-static void on_cpu(int cpu, int fd, pid_t server, struct counts *c)
+/* A server whose filesystem is mounted, and a file to ask it about */
+struct session {
+	enum server_transport transport;
+	struct server_fs *fs;
+	pid_t server;
+	int conn;
+	int fd;
+	long sent;
+};
+
+static void session_begin(struct session *s, enum server_transport transport)
+{
+	struct server_opts opts = {
+		.mountpoint = TEST_MNT,
+		.transport = transport,
+		.fs = fs_null_new(1 << 20),
+	};
+
+	if (!opts.fs)
+		errx(1, "out of memory");
+	/* The server shall not inherit the CPU of the requester */
+	bind_to(&all_cpus);
+	*s = (struct session){
+		.transport = transport,
+		.fs = opts.fs,
+		.server = server_fork(&opts),
+	};
+	if (s->server < 0)
+		errx(1, "%s", server_error());
+	s->conn = conn_number(TEST_MNT);
+	s->fd = open(TEST_MNT "/null", O_RDONLY | O_CLOEXEC);
+	if (s->conn < 0 || s->fd < 0)
+		errx(1, "the file of the null filesystem cannot be opened");
+}
+
+static void session_end(struct session *s)
+{
+	int status;
+
+	check_transport(s->transport, s->conn, s->sent);
+	close(s->fd);
+	kill(s->server, SIGTERM);
+	if (waitpid(s->server, &status, 0) != s->server || status)
+		errx(1, "the server has failed");
+	fs_free(s->fs);
+}
+
+/* Where the requester runs is the caller's choice */
+static void count_requests(struct session *s, struct counts *c)
 {
 	struct counts before, after;
-	cpu_set_t one;
 
-	CPU_ZERO(&one);
-	CPU_SET(cpu, &one);
-	bind_to(&one);
-	send_requests(fd, WARM_UP);
-
-	count(&before, server);
-	send_requests(fd, nr_requests);
-	count(&after, server);
+	send_requests(s->fd, WARM_UP);
+	count(&before, s->server);
+	send_requests(s->fd, nr_requests);
+	count(&after, s->server);
+	s->sent += WARM_UP + nr_requests;
 
 	c->requests = nr_requests;
 	c->voluntary = after.voluntary - before.voluntary;
@@ -222,63 +289,89 @@ static void on_cpu(int cpu, int fd, pid_t server, struct counts *c)
 }
 
 /* Results by CPU, of that one or of all (-1), and their sum behind the last */
-static void run(enum server_transport transport, struct counts *counts,
-		int only)
+static void run_bound(struct session *s, struct counts *counts, int only)
 {
 	struct counts *sum = &counts[CPU_SETSIZE];
-	struct server_opts opts = {
-		.mountpoint = TEST_MNT,
-		.transport = transport,
-		.fs = fs_null_new(1 << 20),
-	};
-	int conn, fd, status, cpu;
-	long sent = 0;
-	pid_t server;
-
-	if (!opts.fs)
-		errx(1, "out of memory");
-	/* The server shall not inherit the CPU of the requester */
-	bind_to(&all_cpus);
-	server = server_fork(&opts);
-	if (server < 0)
-		errx(1, "%s", server_error());
-	conn = conn_number(TEST_MNT);
-	fd = open(TEST_MNT "/null", O_RDONLY | O_CLOEXEC);
-	if (conn < 0 || fd < 0)
-		errx(1, "the file of the null filesystem cannot be opened");
+	int cpu;
 
 	for (cpu = 0; cpu < CPU_SETSIZE; cpu++) {
 		struct counts *c = &counts[cpu];
+		cpu_set_t one;
 
 		if (!CPU_ISSET(cpu, &all_cpus) || (only >= 0 && cpu != only))
 			continue;
-		on_cpu(cpu, fd, server, c);
+		CPU_ZERO(&one);
+		CPU_SET(cpu, &one);
+		bind_to(&one);
+		count_requests(s, c);
 		sum->requests += c->requests;
 		sum->voluntary += c->voluntary;
 		sum->involuntary += c->involuntary;
 		sum->wakeups += c->wakeups;
 		sum->reschedules += c->reschedules;
-		sent += WARM_UP + nr_requests;
 	}
-	check_transport(transport, conn, sent);
-
-	close(fd);
-	kill(server, SIGTERM);
-	if (waitpid(server, &status, 0) != server || status)
-		errx(1, "the server has failed");
-	fs_free(opts.fs);
 }
 
-static void print_line(enum server_transport transport, const struct counts *c)
+/* The scheduler chooses the CPU, while other processes want CPUs as well */
+static void run_unbound(struct session *s, struct counts *c, unsigned int loops)
+{
+	pid_t loop[CPU_SETSIZE];
+	unsigned int i;
+
+	bind_to(&all_cpus);
+	for (i = 0; i < loops; i++) {
+		loop[i] = fork();
+		if (loop[i] < 0)
+			errx(1, "fork: %m");
+		if (loop[i])
+			continue;
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		for (;;)
+			__asm__ volatile("" ::: "memory");
+	}
+	count_requests(s, c);
+	for (i = 0; i < loops; i++) {
+		kill(loop[i], SIGKILL);
+		waitpid(loop[i], NULL, 0);
+	}
+}
+
+/* A requester on one CPU after the other, then one that is not bound */
+static void run(enum server_transport transport, struct results *results,
+		int only)
+{
+	struct session s;
+	unsigned int i;
+
+	session_begin(&s, transport);
+	run_bound(&s, results->bound, only);
+	for (i = 0; i < NR_LOADS; i++)
+		run_unbound(&s, &results->unbound[i], loops_of(i));
+	session_end(&s);
+}
+
+static void print_counts(const struct counts *c)
 {
 	double nr = c->requests;
 
-	printf("affinity %s requests=%llu switches=%.2f", names[transport],
-	       (unsigned long long)c->requests,
+	printf(" requests=%llu switches=%.2f", (unsigned long long)c->requests,
 	       (c->voluntary + c->involuntary) / nr);
 	printf(" voluntary=%.2f involuntary=%.2f wakeups=%.2f reschedules=%.2f\n",
 	       c->voluntary / nr, c->involuntary / nr, c->wakeups / nr,
 	       c->reschedules / nr);
+}
+
+static void print_lines(enum server_transport transport,
+			const struct results *results)
+{
+	unsigned int i;
+
+	printf("affinity %s", names[transport]);
+	print_counts(&results->bound[CPU_SETSIZE]);
+	for (i = 0; i < NR_LOADS; i++) {
+		printf("unbound %s loops=%u", names[transport], loops_of(i));
+		print_counts(&results->unbound[i]);
+	}
 }
 
 static void print_row(enum server_transport transport, const char *cpu,
@@ -294,18 +387,24 @@ static void print_row(enum server_transport transport, const char *cpu,
 }
 
 static void print_rows(enum server_transport transport,
-		       const struct counts *counts)
+		       const struct results *results)
 {
-	char text[16];
+	char text[32];
+	unsigned int i;
 	int cpu;
 
 	for (cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-		if (!counts[cpu].requests)
+		if (!results->bound[cpu].requests)
 			continue;
 		snprintf(text, sizeof(text), "%d", cpu);
-		print_row(transport, text, &counts[cpu]);
+		print_row(transport, text, &results->bound[cpu]);
 	}
-	print_row(transport, "all", &counts[CPU_SETSIZE]);
+	print_row(transport, "all", &results->bound[CPU_SETSIZE]);
+	for (i = 0; i < NR_LOADS; i++) {
+		snprintf(text, sizeof(text), "not bound, %u loops",
+			 loops_of(i));
+		print_row(transport, text, &results->unbound[i]);
+	}
 }
 
 static pid_t main_pid;
@@ -339,7 +438,7 @@ static const struct option options[] = {
 
 int main(int argc, char **argv)
 {
-	static struct counts dev[CPU_SETSIZE + 1], ring[CPU_SETSIZE + 1];
+	static struct results dev, ring;
 	const char *why;
 	int opt, cpu = -1;
 
@@ -370,15 +469,15 @@ int main(int argc, char **argv)
 	if (why)
 		errx(1, "%s", why);
 	schedstats_on();
-	run(SERVER_DEV, dev, cpu);
-	run(SERVER_RING, ring, cpu);
+	run(SERVER_DEV, &dev, cpu);
+	run(SERVER_RING, &ring, cpu);
 
-	print_line(SERVER_RING, &ring[CPU_SETSIZE]);
-	print_line(SERVER_DEV, &dev[CPU_SETSIZE]);
+	print_lines(SERVER_RING, &ring);
+	print_lines(SERVER_DEV, &dev);
 	printf("\n| transport | CPU | requests | switches | voluntary | involuntary |");
 	printf(" wake-ups from another CPU | reschedule interrupts |\n");
 	printf("|---|---|---|---|---|---|---|---|\n");
-	print_rows(SERVER_RING, ring);
-	print_rows(SERVER_DEV, dev);
+	print_rows(SERVER_RING, &ring);
+	print_rows(SERVER_DEV, &dev);
 	return 0;
 }

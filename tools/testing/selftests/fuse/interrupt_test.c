@@ -21,7 +21,6 @@
 #include "puppet.h"
 
 #define FILE2		(TEST_MNT "/f2")
-#define QUIET_MS	50
 
 FIXTURE(interrupt)
 {
@@ -152,7 +151,7 @@ TEST_F(interrupt, while_served)
 	kill(self->r.pid, SIGUSR1);
 	intr = EXPECT_INTERRUPT(self->held.req[0]);
 	ASSERT_EQ(0, puppet_answer(&self->p, intr));
-	EXPECT_FALSE(requester_ended(&self->r, NULL, QUIET_MS));
+	EXPECT_TRUE(requester_sleeps(&self->r));
 	ASSERT_EQ(0, puppet_reply(&self->p, self->held.req[0], -EINTR, NULL,
 				  0));
 	EXPECT_EQ(EINTR, puppet_serve(&self->p, &self->r));
@@ -179,7 +178,7 @@ TEST_F(interrupt, once)
 	intr = EXPECT_INTERRUPT(self->held.req[0]);
 	ASSERT_EQ(0, puppet_answer(&self->p, intr));
 	kill(self->r.pid, SIGUSR1);
-	EXPECT_TRUE(puppet_none(&self->p, FUSE_INTERRUPT, QUIET_MS));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_INTERRUPT));
 	ASSERT_EQ(0, puppet_release(&self->p, &self->held));
 	EXPECT_EQ(0, puppet_serve(&self->p, &self->r));
 }
@@ -214,7 +213,7 @@ TEST_F(interrupt, told_again_too_late)
 	/* Over the ring it is the control slot that is answered. */
 	EXPECT_EQ(variant->control ? 0 : -ENOENT,
 		  reply_interrupt(&self->p, intr, -EAGAIN));
-	EXPECT_TRUE(puppet_none(&self->p, FUSE_INTERRUPT, QUIET_MS));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_INTERRUPT));
 }
 
 /* A server that knows no interrupts gets no more of them. */
@@ -231,7 +230,7 @@ TEST_F(interrupt, unknown_to_the_server)
 	ASSERT_EQ(0, requester_start(&self->r, request_stat, FILE2));
 	ASSERT_EQ(0, puppet_hold(&self->p, &self->held, FUSE_GETATTR, 1));
 	kill(self->r.pid, SIGUSR1);
-	EXPECT_TRUE(puppet_none(&self->p, FUSE_INTERRUPT, QUIET_MS));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_INTERRUPT));
 	ASSERT_EQ(0, puppet_release(&self->p, &self->held));
 	EXPECT_EQ(0, puppet_serve(&self->p, &self->r));
 }
@@ -244,7 +243,7 @@ TEST_F(interrupt, killed_while_served)
 	kill(self->r.pid, SIGKILL);
 	intr = EXPECT_INTERRUPT(self->held.req[0]);
 	ASSERT_EQ(0, puppet_answer(&self->p, intr));
-	EXPECT_FALSE(requester_ended(&self->r, NULL, QUIET_MS));
+	EXPECT_TRUE(requester_sleeps(&self->r));
 	ASSERT_EQ(0, puppet_release(&self->p, &self->held));
 	EXPECT_EQ(-SIGKILL, puppet_serve(&self->p, &self->r));
 }
@@ -258,7 +257,7 @@ TEST_F(interrupt, killed_before)
 	EXPECT_EQ(-SIGKILL, requester_join(&self->other));
 	EXPECT_TRUE(conn_waiting_becomes(self->p.conn, 1));
 	ASSERT_EQ(0, puppet_release(&self->p, &self->held));
-	EXPECT_TRUE(puppet_none(&self->p, FUSE_GETATTR, QUIET_MS));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_GETATTR));
 	EXPECT_EQ(0, puppet_serve(&self->p, &self->r));
 	EXPECT_TRUE(conn_waiting_becomes(self->p.conn, 0));
 }
@@ -272,7 +271,7 @@ TEST_F(interrupt, before)
 	ASSERT_EQ(0, requester_start(&self->other, request_stat, FILE2));
 	ASSERT_TRUE(conn_waiting_becomes(self->p.conn, 2));
 	kill(self->other.pid, SIGUSR1);
-	EXPECT_FALSE(requester_ended(&self->other, NULL, QUIET_MS));
+	EXPECT_TRUE(requester_sleeps(&self->other));
 	ASSERT_EQ(0, puppet_release(&self->p, &self->held));
 	ASSERT_EQ(0, puppet_hold(&self->p, &held, FUSE_GETATTR, 1));
 	intr = EXPECT_INTERRUPT(held.req[0]);
@@ -290,7 +289,7 @@ TEST_F(interrupt, then_killed_before)
 	kill(self->other.pid, SIGKILL);
 	EXPECT_EQ(-SIGKILL, requester_join(&self->other));
 	ASSERT_EQ(0, puppet_release(&self->p, &self->held));
-	EXPECT_TRUE(puppet_none(&self->p, FUSE_GETATTR, QUIET_MS));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_GETATTR));
 	EXPECT_EQ(0, puppet_serve(&self->p, &self->r));
 }
 
@@ -298,7 +297,8 @@ TEST_F(interrupt, then_killed_before)
 TEST_F(interrupt, and_abort)
 {
 	kill(self->r.pid, SIGUSR1);
-	sleep_ms(10);
+	/* Again, so it has told of the signal. */
+	ASSERT_TRUE(requester_sleeps(&self->r));
 	ASSERT_EQ(0, conn_abort(self->p.conn));
 	EXPECT_EQ(ECONNABORTED, requester_join(&self->r));
 }

@@ -2,6 +2,9 @@
 /*
  * How a connection ends: at every stage of its life, in every way.  Each
  * request is answered, nobody hangs, and a new connection works.
+ *
+ * The test that freezes all tasks of the machine, as suspend does, is opt-in:
+ * set FUSE_TEST_DISRUPTIVE=1.
  */
 
 #define _GNU_SOURCE
@@ -350,7 +353,7 @@ FIXTURE_TEARDOWN(end)
 static void make_requests(struct __test_metadata *_metadata,
 			  struct _test_data_end *self, enum stage stage)
 {
-	static const struct puppet_io io = {
+	const struct puppet_io io = {
 		.path = FILE2,
 		.len = 4 * PUPPET_READAHEAD,
 	};
@@ -557,6 +560,46 @@ FIXTURE_VARIANT_ADD(freeze, user_defer) {
 	.life.uring_flags = DEFER,
 };
 
+#define PM_TEST		"/sys/power/pm_test"
+#define PM_TEST_DELAY	"/sys/module/suspend/parameters/pm_test_delay"
+
+/*
+ * How suspend is tested is the machine's setting.  A test that is killed has no
+ * teardown, so the program restores it as well.
+ */
+static pid_t main_pid;
+static char pm_test[32] = "none", pm_test_delay[32];
+
+static void __attribute__((constructor)) pm_test_save(void)
+{
+	char text[256], *at, *end;
+
+	main_pid = getpid();
+	file_read(PM_TEST_DELAY, pm_test_delay, sizeof(pm_test_delay));
+	/* Such as "[none] core processors platform devices freezer". */
+	if (file_read(PM_TEST, text, sizeof(text)) <= 0)
+		return;
+	at = strchr(text, '[');
+	end = at ? strchr(at, ']') : NULL;
+	if (end)
+		snprintf(pm_test, sizeof(pm_test), "%.*s", (int)(end - at - 1),
+			 at + 1);
+}
+
+static void pm_test_restore(void)
+{
+	if (!test_disrupts() || access(PM_TEST, W_OK))
+		return;
+	file_write(PM_TEST, pm_test);
+	file_write(PM_TEST_DELAY, pm_test_delay);
+}
+
+static void __attribute__((destructor)) pm_test_restore_at_exit(void)
+{
+	if (getpid() == main_pid)
+		pm_test_restore();
+}
+
 FIXTURE_SETUP(freeze)
 {
 	const char *why = test_prepare(variant->life.transport);
@@ -568,12 +611,10 @@ FIXTURE_SETUP(freeze)
 
 FIXTURE_TEARDOWN(freeze)
 {
+	pm_test_restore();
 	EXPECT_EQ(-SIGKILL, daemon_kill(&self->d));
 	EXPECT_EQ(0, unmount(self->d.conn));
 }
-
-#define PM_TEST		"/sys/power/pm_test"
-#define PM_TEST_DELAY	"/sys/module/suspend/parameters/pm_test_delay"
 
 /*
  * As suspend does: all tasks are frozen, and thawed again.  None waits for the
@@ -584,6 +625,8 @@ TEST_F_TIMEOUT(freeze, all_tasks, TEST_TIMEOUT)
 	struct requester r;
 	unsigned int i;
 
+	if (!test_disrupts())
+		SKIP(return, "%s", TEST_DISRUPTS_NOT);
 	if (file_write(PM_TEST, "freezer"))
 		SKIP(return, "kernel without CONFIG_PM_DEBUG");
 	ASSERT_EQ(0, file_write(PM_TEST_DELAY, "1"));
@@ -592,7 +635,7 @@ TEST_F_TIMEOUT(freeze, all_tasks, TEST_TIMEOUT)
 		EXPECT_EQ(0, requester_join(&r));
 		EXPECT_EQ(0, file_write("/sys/power/state", "freeze"));
 	}
-	ASSERT_EQ(0, file_write(PM_TEST, "none"));
+	pm_test_restore();
 	ASSERT_EQ(0, requester_start(&r, request_stat, FILE2));
 	EXPECT_EQ(0, requester_join(&r));
 }
@@ -603,6 +646,7 @@ TEST_F_TIMEOUT(freeze, all_tasks, TEST_TIMEOUT)
 TEST_F_TIMEOUT(freeze, server, TEST_TIMEOUT)
 {
 	char pid[16], buf[128];
+	struct requester r;
 	unsigned int i;
 	__u64 end;
 
@@ -613,6 +657,9 @@ TEST_F_TIMEOUT(freeze, server, TEST_TIMEOUT)
 	snprintf(pid, sizeof(pid), "%d", self->d.process.pid);
 	ASSERT_EQ(0, file_write(FREEZE_CGROUP "/fuse_freeze/cgroup.procs", pid));
 
+	/* With the name known, each of them has a request of its own. */
+	ASSERT_EQ(0, requester_start(&r, request_stat, FILE2));
+	EXPECT_EQ(0, requester_join(&r));
 	for (i = 0; i < ARRAY_SIZE(self->r); i++)
 		ASSERT_EQ(0, requester_start(&self->r[i], request_stats_for_ever,
 					     FILE2));
@@ -640,7 +687,7 @@ TEST_F_TIMEOUT(freeze, server, TEST_TIMEOUT)
 
 	/* None of them has failed. */
 	for (i = 0; i < ARRAY_SIZE(self->r); i++) {
-		EXPECT_FALSE(requester_ended(&self->r[i], NULL, 20));
+		EXPECT_FALSE(requester_ended(&self->r[i], NULL, 0));
 		kill(self->r[i].pid, SIGKILL);
 		EXPECT_EQ(-SIGKILL, requester_join(&self->r[i]));
 	}
@@ -712,7 +759,7 @@ FIXTURE_TEARDOWN(parts)
 TEST_F(parts, another_io_uring_goes_on)
 {
 	puppet_close_uring(&self->p);
-	EXPECT_FALSE(requester_ended(&self->r[0], NULL, 50));
+	EXPECT_TRUE(requester_sleeps(&self->r[0]));
 	ASSERT_EQ(0, puppet_uring(&self->p));
 	ASSERT_EQ(0, puppet_release_all(&self->p, &self->held));
 	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[0]));
@@ -899,7 +946,8 @@ TEST_F(inherited, descriptors)
 	EXPECT_TRUE(ring_queues_stat_becomes(conn, "live", 0));
 	ASSERT_EQ(0, requester_start(&r, request_stat, FILE2));
 	EXPECT_TRUE(conn_waiting_becomes(conn, 1));
-	EXPECT_FALSE(requester_ended(&r, NULL, 50));
+	/* For the answer, and not only about to send: that ends otherwise. */
+	EXPECT_TRUE(requester_sleeps(&r));
 	kill(heir.pid, SIGKILL);
 	EXPECT_EQ(ECONNABORTED, requester_join(&r));
 	EXPECT_EQ(0, unmount(conn));
@@ -970,115 +1018,80 @@ FIXTURE_TEARDOWN(threads)
 	puppet_stop(&self->p);
 }
 
-/* What the thread of queue 1 does. */
-struct server_thread {
-	struct puppet p;
-	struct puppet_req req;
-	int result;
-	bool hold;		/* takes a GETATTR with it when it ends */
-	bool serve;		/* serves until told to end */
-	bool armed;
-	bool end;
-	pthread_t thread;
-};
-
-static void *server_thread(void *arg)
+/* The thread of queue 1. */
+static int server_thread_start(struct puppet_thread *t, struct puppet *p)
 {
-	struct server_thread *t = arg;
-
-	t->result = puppet_uring(&t->p);
-	if (!t->result)
-		t->result = puppet_arm_queue(&t->p, 1);
-	if (!t->result)
-		t->result = puppet_drain(&t->p, 0);
-	__atomic_store_n(&t->armed, true, __ATOMIC_RELEASE);
-	if (!t->result && t->hold)
-		t->result = puppet_until(&t->p, &t->req, FUSE_GETATTR);
-	while (t->serve && !__atomic_load_n(&t->end, __ATOMIC_RELAXED))
-		puppet_drain(&t->p, 10);
-	/* It just ends, and leaves its io_uring open. */
-	return NULL;
-}
-
-static int server_thread_start(struct server_thread *t, struct puppet *p)
-{
-	t->p = *p;
-	t->p.have_uring = false;
-	/* Forgets and interrupts are the other thread's. */
-	t->p.dev_ended = true;
-	if (pthread_create(&t->thread, NULL, server_thread, t))
-		return -EAGAIN;
-	while (!__atomic_load_n(&t->armed, __ATOMIC_ACQUIRE))
-		sleep_ms(1);
-	return t->result;
+	t->slots[0].qid = 1;
+	t->slots[0].nr = p->setup.queue_depth + p->setup.nr_control;
+	return puppet_thread_start(t, p);
 }
 
 /* Its CPUs' requests are served by the queue that is left. */
 TEST_F(threads, one_ends)
 {
-	static struct server_thread t;
+	static struct puppet_thread t;
 	struct requester r;
 	long before;
 
 	ASSERT_EQ(0, server_thread_start(&t, &self->p));
-	pthread_join(t.thread, NULL);
-	ASSERT_EQ(0, t.result);
+	puppet_thread_end(&t);
 	before = ring_queue_stat(self->p.conn, 0, "requests");
 	ASSERT_EQ(0, puppet_requester_at(&self->p, 1, &r, request_stat, FILE2));
 	EXPECT_EQ(0, puppet_serve(&self->p, &r));
 	EXPECT_LT(before, ring_queue_stat(self->p.conn, 0, "requests"));
 	EXPECT_TRUE(puppet_all_by_ring(&self->p));
-	puppet_close_uring(&t.p);
+	puppet_thread_free(&t);
 }
 
 /* What it had in hand stays in its slot, and may be answered by another. */
 TEST_F(threads, one_ends_with_a_request)
 {
-	static struct server_thread t = { .hold = true };
+	static struct puppet_thread t = { .hold = FUSE_GETATTR };
 	struct requester r, other;
 
 	ASSERT_EQ(0, server_thread_start(&t, &self->p));
 	ASSERT_EQ(0, puppet_requester_at(&self->p, 1, &r, request_stat, FILE2));
-	pthread_join(t.thread, NULL);
-	ASSERT_EQ(0, t.result);
-	EXPECT_EQ(1, t.req.qid);
+	ASSERT_TRUE(puppet_thread_holds(&t, 1));
+	puppet_thread_end(&t);
+	EXPECT_EQ(1, t.held.req[0]->qid);
 	ASSERT_EQ(0, puppet_requester_at(&self->p, 1, &other, request_stat, FILE2));
 	EXPECT_EQ(0, puppet_serve(&self->p, &other));
 
 	EXPECT_FALSE(requester_ended(&r, NULL, 0));
-	ASSERT_EQ(0, puppet_answer(&self->p, &t.req));
+	ASSERT_EQ(0, puppet_answer(&self->p, t.held.req[0]));
 	EXPECT_EQ(0, puppet_serve(&self->p, &r));
 	EXPECT_TRUE(puppet_all_by_ring(&self->p));
-	puppet_close_uring(&t.p);
+	puppet_thread_free(&t);
 }
 
 TEST_F(threads, one_ends_and_the_rest_aborts)
 {
-	static struct server_thread t = { .hold = true };
+	static struct puppet_thread t = { .hold = FUSE_GETATTR };
 	struct requester r, other;
 
 	ASSERT_EQ(0, server_thread_start(&t, &self->p));
 	ASSERT_EQ(0, puppet_requester_at(&self->p, 1, &r, request_stat, FILE2));
-	pthread_join(t.thread, NULL);
-	ASSERT_EQ(0, t.result);
+	ASSERT_TRUE(puppet_thread_holds(&t, 1));
+	puppet_thread_end(&t);
 	ASSERT_EQ(0, puppet_requester_at(&self->p, 1, &other, request_stat, FILE2));
-	/* In a slot, and not only about to be sent: that ends otherwise */
-	ASSERT_TRUE(ring_queue_stat_becomes(self->p.conn, 0, "busy", 1));
+	/* Both wait for answers, and are not only about to send. */
+	ASSERT_TRUE(conn_waiting_becomes(self->p.conn, 2));
+	ASSERT_TRUE(requester_sleeps(&other));
 	ASSERT_EQ(0, conn_abort(self->p.conn));
 	EXPECT_EQ(ECONNABORTED, requester_join(&r));
 	EXPECT_EQ(ECONNABORTED, requester_join(&other));
-	puppet_close_uring(&t.p);
+	puppet_thread_free(&t);
 }
 
 /* With the io_uring of a thread, its slots go at once. */
 TEST_F(threads, io_uring_of_one_ends)
 {
-	static struct server_thread t;
+	static struct puppet_thread t;
 	struct requester r;
 
 	ASSERT_EQ(0, server_thread_start(&t, &self->p));
-	pthread_join(t.thread, NULL);
-	puppet_close_uring(&t.p);
+	puppet_thread_end(&t);
+	puppet_thread_free(&t);
 	EXPECT_TRUE(ring_queues_stat_becomes(self->p.conn, "live", 1));
 	ASSERT_EQ(0, puppet_requester_at(&self->p, 1, &r, request_stat, FILE2));
 	EXPECT_EQ(0, puppet_serve(&self->p, &r));
@@ -1091,17 +1104,16 @@ TEST_F(threads, io_uring_of_one_ends)
  */
 TEST_F(threads, server_as_requester)
 {
-	static struct server_thread t = { .serve = true };
+	static struct puppet_thread t;
 	unsigned int i;
 
 	ASSERT_EQ(0, server_thread_start(&t, &self->p));
 	ASSERT_EQ(0, puppet_bind(&self->p, 0));
 	for (i = 0; i < 10; i++)
 		EXPECT_EQ(0, request_stat(FILE2));
-	__atomic_store_n(&t.end, true, __ATOMIC_RELAXED);
-	pthread_join(t.thread, NULL);
+	puppet_thread_end(&t);
 	EXPECT_TRUE(puppet_all_by_ring(&self->p));
-	puppet_close_uring(&t.p);
+	puppet_thread_free(&t);
 }
 
 /* Requests that were there before the ring was. */

@@ -420,12 +420,12 @@ TEST_F(mapping, goes_before_the_connection)
 	struct requester r;
 
 	ASSERT_EQ(0, ring_works(&self->p));
-	EXPECT_EQ(0, puppet_drain(&self->p, 0));
+	EXPECT_EQ(0, puppet_settle(&self->p));
 	ASSERT_EQ(0, munmap(self->map, self->size));
 	self->p.map[0] = NULL;
 
 	ASSERT_EQ(0, requester_start(&r, request_stat, TEST_MNT "/f2"));
-	ASSERT_TRUE(ring_queues_stat_becomes(self->p.conn, "busy", 1));
+	ASSERT_TRUE(ring_requests_become(self->p.conn, 1));
 
 	/* A new mapping is as good. */
 	self->p.map[0] = mmap(NULL, self->size, RW, MAP_SHARED, self->p.fd, 0);
@@ -449,11 +449,13 @@ TEST_F(mapping, is_cut)
 /* Mapped by many at once while the connection ends. */
 TEST_F(mapping, races_the_end)
 {
-	unsigned int i, n = 0;
+	unsigned int i, *n;
 	int status;
 	pid_t pid;
 
 	ASSERT_EQ(0, ring_works(&self->p));
+	n = mmap(NULL, sizeof(*n), RW, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, (void *)n);
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
@@ -468,11 +470,12 @@ TEST_F(mapping, races_the_end)
 			for (i = 0; i < self->size; i += 4096)
 				__atomic_add_fetch(&map[i], 1, __ATOMIC_RELAXED);
 			munmap(map, self->size);
-			n++;
+			__atomic_add_fetch(n, 1, __ATOMIC_RELAXED);
 		}
-		_exit(!n);
+		_exit(0);
 	}
-	sleep_ms(50);
+	while (!__atomic_load_n(n, __ATOMIC_RELAXED))
+		sleep_ms(1);
 	ASSERT_EQ(0, conn_abort(self->p.conn));
 	ASSERT_EQ(pid, waitpid(pid, &status, 0));
 	EXPECT_EQ(0, status);

@@ -27,20 +27,36 @@
 #define DEFER	(IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN)
 
 #define COMMIT		FUSE_URING_REQ_COMMIT_AND_FETCH
-#define PAYLOAD		(128U << 10)
-#define SMALL		4096UL
-#define CHUNK		((unsigned long)FUSE_URING_POOL_CHUNK)
+/* Sizes go with that of a page, which may have 4 to 64 KiB. */
+#define SMALL		((unsigned long)getpagesize())
+#define PAYLOAD		(4 * PUPPET_READAHEAD)
+/* The pool is dealt out in chunks, and has whole pages. */
+#define CHUNK		max_t(unsigned long, FUSE_URING_POOL_CHUNK, SMALL)
 /* What the largest request can need, and what it gets of the pool. */
-#define AREA_OF(payload)	((payload) + 4096UL)
+#define AREA_OF(payload)	((payload) + SMALL)
 #define AREA		AREA_OF(PAYLOAD)
 #define BUFFER_OF(payload)	\
 	((AREA_OF(payload) + CHUNK - 1) / CHUNK * CHUNK)
 #define BUFFER		BUFFER_OF(PAYLOAD)
 /* Where FUSE itself ends. */
-#define MAX_PAYLOAD	(1024 * 1024UL)
+#define MAX_PAYLOAD	(256 * SMALL)
+
+/* A size that a variant tells, when it is no constant. */
+struct size {
+	unsigned long buffers;
+	unsigned long payloads;
+	unsigned long chunks;
+	unsigned long pages;
+	unsigned long bytes;
+};
+
+static unsigned long bytes_of(const struct size *size, unsigned long payload)
+{
+	return size->buffers * BUFFER_OF(payload) + size->payloads * payload +
+	       size->chunks * CHUNK + size->pages * SMALL + size->bytes;
+}
 
 /* Nothing more comes: long enough to notice, and never a reason to fail. */
-#define QUIET_MS	50
 
 static int setup(int fd, struct fuse_uring_setup *arg)
 {
@@ -114,109 +130,132 @@ FIXTURE(layout)
 
 FIXTURE_VARIANT(layout)
 {
-	struct puppet_options opt;
+	unsigned int depth;
+	unsigned int control;
+	bool largest;			/* MAX_PAYLOAD, else PAYLOAD */
+	struct size small, pool;	/* asked for */
 	bool full;
-	unsigned long small;		/* granted */
-	unsigned long pool;		/* granted */
-	unsigned long most;		/* bytes of the mapping */
+	struct size granted_small;
+	struct size granted_pool;
+	struct size most;		/* of the mapping */
 };
 
 FIXTURE_VARIANT_ADD(layout, defaults) {
-	.opt = { .depth = 8, .payload = PAYLOAD },
-	.small = SMALL,
-	.pool = 4 * BUFFER,
+	.depth = 8,
+	.granted_small = { .pages = 1 },
+	.granted_pool = { .buffers = 4 },
 };
 
 FIXTURE_VARIANT_ADD(layout, many_large) {
-	.opt = { .depth = 64, .payload = MAX_PAYLOAD },
-	.small = SMALL,
-	.pool = 4 * BUFFER_OF(MAX_PAYLOAD),
-	.most = 8 << 20,
+	.depth = 64,
+	.largest = true,
+	.granted_small = { .pages = 1 },
+	.granted_pool = { .buffers = 4 },
+	.most = { .pages = 2048 },
 };
 
 FIXTURE_VARIANT_ADD(layout, with_control_slots) {
-	.opt = { .depth = 8, .payload = PAYLOAD, .control = 3 },
-	.small = SMALL,
-	.pool = 4 * BUFFER,
+	.depth = 8,
+	.control = 3,
+	.granted_small = { .pages = 1 },
+	.granted_pool = { .buffers = 4 },
 };
 
 FIXTURE_VARIANT_ADD(layout, small_is_rounded_up) {
-	.opt = { .depth = 8, .payload = PAYLOAD, .small = 4097 },
-	.small = 2 * SMALL,
-	.pool = 4 * BUFFER,
+	.depth = 8,
+	.small = { .pages = 1, .bytes = 1 },
+	.granted_small = { .pages = 2 },
+	.granted_pool = { .buffers = 4 },
 };
 
 FIXTURE_VARIANT_ADD(layout, one_byte_is_a_page) {
-	.opt = { .depth = 8, .payload = PAYLOAD, .small = 1 },
-	.small = SMALL,
-	.pool = 4 * BUFFER,
+	.depth = 8,
+	.small = { .bytes = 1 },
+	.granted_small = { .pages = 1 },
+	.granted_pool = { .buffers = 4 },
 };
 
 FIXTURE_VARIANT_ADD(layout, large_small_ones) {
-	.opt = { .depth = 8, .payload = PAYLOAD, .small = PAYLOAD - SMALL },
-	.small = PAYLOAD - SMALL,
-	.pool = 4 * BUFFER,
+	.depth = 8,
+	.small = { .payloads = 1, .pages = -1UL },
+	.granted_small = { .payloads = 1, .pages = -1UL },
+	.granted_pool = { .buffers = 4 },
 };
 
 FIXTURE_VARIANT_ADD(layout, least_pool) {
-	.opt = { .depth = 8, .payload = PAYLOAD, .pool = 3 * BUFFER },
-	.small = SMALL,
-	.pool = 3 * BUFFER,
+	.depth = 8,
+	.pool = { .buffers = 3 },
+	.granted_small = { .pages = 1 },
+	.granted_pool = { .buffers = 3 },
 };
 
 FIXTURE_VARIANT_ADD(layout, odd_pool) {
-	.opt = { .depth = 8, .payload = PAYLOAD, .pool = 5 * BUFFER + CHUNK - 1 },
-	.small = SMALL,
-	.pool = 5 * BUFFER,
+	.depth = 8,
+	.pool = { .buffers = 5, .chunks = 1, .bytes = -1UL },
+	.granted_small = { .pages = 1 },
+	.granted_pool = { .buffers = 5 },
 };
 
 FIXTURE_VARIANT_ADD(layout, full_by_small_size) {
-	.opt = { .depth = 8, .payload = PAYLOAD, .small = PAYLOAD },
+	.depth = 8,
+	.small = { .payloads = 1 },
 	.full = true,
 };
 
 FIXTURE_VARIANT_ADD(layout, full_by_small_size_rounded_up) {
-	.opt = { .depth = 8, .payload = PAYLOAD, .small = PAYLOAD - 1 },
+	.depth = 8,
+	.small = { .payloads = 1, .bytes = -1UL },
 	.full = true,
 };
 
 FIXTURE_VARIANT_ADD(layout, full_by_largest_small_size) {
-	.opt = { .depth = 8, .payload = PAYLOAD,
-		 .small = AREA_OF(MAX_PAYLOAD) },
+	.depth = 8,
+	.small = { .pages = 257 },
 	.full = true,
 };
 
 FIXTURE_VARIANT_ADD(layout, full_whatever_the_pool) {
-	.opt = { .depth = 8, .payload = PAYLOAD, .small = PAYLOAD, .pool = 1 },
+	.depth = 8,
+	.small = { .payloads = 1 },
+	.pool = { .bytes = 1 },
 	.full = true,
 };
 
 FIXTURE_VARIANT_ADD(layout, full_by_pool) {
-	.opt = { .depth = 8, .payload = PAYLOAD, .pool = 8 * BUFFER },
+	.depth = 8,
+	.pool = { .buffers = 8 },
 	.full = true,
 };
 
 FIXTURE_VARIANT_ADD(layout, full_by_small_pool) {
-	.opt = { .depth = 2, .payload = PAYLOAD, .pool = 2 * BUFFER },
+	.depth = 2,
+	.pool = { .buffers = 2 },
 	.full = true,
 };
 
 FIXTURE_VARIANT_ADD(layout, full_by_few_slots) {
-	.opt = { .depth = 4, .payload = PAYLOAD },
+	.depth = 4,
 	.full = true,
 };
 
 FIXTURE_SETUP(layout)
 {
 	const char *why = test_prepare(TRANSPORT_RING);
-	struct puppet_options opt = variant->opt;
+	unsigned long payload = variant->largest ? MAX_PAYLOAD : PAYLOAD;
+	struct puppet_options opt = {
+		.transport = TRANSPORT_RING,
+		.nr_queues = 1,
+		.depth = variant->depth,
+		.control = variant->control,
+		.payload = payload,
+		.small = bytes_of(&variant->small, payload),
+		.pool = bytes_of(&variant->pool, payload),
+		.max_write = payload,
+	};
 
 	if (why)
 		SKIP(return, "%s", why);
-	opt.transport = TRANSPORT_RING;
-	opt.nr_queues = 1;
-	opt.max_write = opt.payload;
-	self->payload = opt.payload;
+	self->payload = payload;
 	ASSERT_EQ(0, puppet_open(&self->p, &opt));
 	ASSERT_EQ(0, puppet_mount(&self->p));
 	ASSERT_EQ(0, puppet_setup(&self->p));
@@ -232,13 +271,15 @@ TEST_F(layout, is_what_was_asked_for)
 	struct fuse_uring_setup *s = &self->p.setup;
 
 	EXPECT_EQ(self->payload, s->payload_size);
-	EXPECT_EQ(variant->opt.depth, s->queue_depth);
+	EXPECT_EQ(variant->depth, s->queue_depth);
 	if (variant->full) {
 		EXPECT_EQ(AREA, s->small_size);
 		EXPECT_EQ(0, s->pool_size);
 	} else {
-		EXPECT_EQ(variant->small, s->small_size);
-		EXPECT_EQ(variant->pool, s->pool_size);
+		EXPECT_EQ(bytes_of(&variant->granted_small, self->payload),
+			  s->small_size);
+		EXPECT_EQ(bytes_of(&variant->granted_pool, self->payload),
+			  s->pool_size);
 	}
 	EXPECT_EQ(s->small_size, ring_stat(self->p.conn, "small_size"));
 	EXPECT_EQ(s->pool_size, ring_stat(self->p.conn, "pool_size"));
@@ -280,8 +321,9 @@ TEST_F(layout, adds_up)
 	/* And little more than that. */
 	EXPECT_LE(sum, s->mmap_size);
 	EXPECT_GE(sum + CHUNK, s->mmap_size);
-	if (variant->most)
-		EXPECT_GE(variant->most, s->mmap_size);
+	if (variant->most.pages)
+		EXPECT_GE(bytes_of(&variant->most, self->payload),
+			  s->mmap_size);
 	EXPECT_EQ(s->mmap_size / getpagesize(),
 		  ring_queue_stat(self->p.conn, 0, "pages"));
 }
@@ -301,56 +343,56 @@ FIXTURE(pool_refused)
 FIXTURE_VARIANT(pool_refused)
 {
 	unsigned int depth;
-	unsigned int small;
-	__u64 pool;
+	struct size small;
+	struct size pool;
 	__u64 reserved;
 };
 
 FIXTURE_VARIANT_ADD(pool_refused, pool_of_a_byte) {
 	.depth = 8,
-	.pool = 1,
+	.pool = { .bytes = 1 },
 };
 
 FIXTURE_VARIANT_ADD(pool_refused, pool_of_one_buffer) {
 	.depth = 8,
-	.pool = BUFFER,
+	.pool = { .buffers = 1 },
 };
 
 FIXTURE_VARIANT_ADD(pool_refused, pool_of_almost_three_buffers) {
 	.depth = 8,
-	.pool = 3 * BUFFER - 1,
+	.pool = { .buffers = 3, .bytes = -1UL },
 };
 
 FIXTURE_VARIANT_ADD(pool_refused, pool_of_almost_all_slots) {
 	.depth = 2,
-	.pool = 2 * BUFFER - 1,
+	.pool = { .buffers = 2, .bytes = -1UL },
 };
 
 FIXTURE_VARIANT_ADD(pool_refused, pool_too_large) {
 	.depth = FUSE_URING_MAX_QUEUE_DEPTH,
-	.pool = 2 * BUFFER + FUSE_URING_MAX_POOL + CHUNK,
+	.pool = { .buffers = 2, .chunks = 1, .bytes = FUSE_URING_MAX_POOL },
 };
 
 FIXTURE_VARIANT_ADD(pool_refused, small_size_too_large) {
 	.depth = 8,
-	.small = AREA_OF(MAX_PAYLOAD) + 1,
+	.small = { .pages = 257, .bytes = 1 },
 };
 
 FIXTURE_VARIANT_ADD(pool_refused, small_size_huge) {
 	.depth = 8,
-	.small = ~0U,
+	.small = { .bytes = ~0U },
 };
 
 /* Full-size buffers are no excuse. */
 FIXTURE_VARIANT_ADD(pool_refused, small_size_huge_with_pool) {
 	.depth = 8,
-	.small = ~0U,
-	.pool = 8 * BUFFER,
+	.small = { .bytes = ~0U },
+	.pool = { .buffers = 8 },
 };
 
 FIXTURE_VARIANT_ADD(pool_refused, reserved_field) {
 	.depth = 8,
-	.pool = 4 * BUFFER,
+	.pool = { .buffers = 4 },
 	.reserved = 1,
 };
 
@@ -384,8 +426,8 @@ refused_setup(const struct _fixture_variant_pool_refused *variant)
 		.nr_queues = 1,
 		.queue_depth = variant->depth,
 		.payload_size = PAYLOAD,
-		.small_size = variant->small,
-		.pool_size = variant->pool,
+		.small_size = bytes_of(&variant->small, PAYLOAD),
+		.pool_size = bytes_of(&variant->pool, PAYLOAD),
 		.reserved = { variant->reserved },
 	};
 }
@@ -532,18 +574,14 @@ FIXTURE_VARIANT_ADD(pool, ring_defer) {
 	.uring_flags = DEFER,
 };
 
-static const struct puppet_options pool_options = {
+static struct puppet_options pool_options = {
 	.transport = TRANSPORT_RING,
 	.nr_queues = 1,
 	.depth = DEPTH,
 	.background = DEPTH,
-	.payload = PAYLOAD,
-	.pool = 3 * BUFFER,
 	/* Without FUSE_ASYNC_DIO direct I/O is synchronous. */
 	.init_flags = FUSE_ASYNC_READ | FUSE_WRITEBACK_CACHE,
 	.max_background = 64,
-	.max_readahead = PUPPET_READAHEAD,
-	.max_write = PAYLOAD,
 };
 
 FIXTURE_SETUP(pool)
@@ -571,7 +609,7 @@ static void all_well(struct __test_metadata *_metadata, struct puppet *p)
 
 	/* RELEASE and such, that nobody waits for. */
 	do {
-		ret = puppet_drain(p, 1);
+		ret = puppet_settle(p);
 	} while ((ret == -ECANCELED || conn_ctl_read(p->conn, "waiting")) &&
 		 now_ms() < end);
 	EXPECT_EQ(PUPPET_TIMEOUT, ret);
@@ -582,39 +620,47 @@ static void all_well(struct __test_metadata *_metadata, struct puppet *p)
 	EXPECT_EQ(0, serves(p));
 }
 
-static const struct puppet_io ahead = {
+static struct puppet_io ahead = {
 	.path = FILE2,
-	.len = 16 * PUPPET_READAHEAD,
 	.flags = O_RDONLY,
 	.check = true,
 };
 
-static const struct puppet_io large_read = {
+static struct puppet_io large_read = {
 	.path = FILE4,
-	.len = PAYLOAD,
 	.flags = O_RDONLY | O_DIRECT,
 	.check = true,
 };
 
-static const struct puppet_io small_read = {
+static struct puppet_io small_read = {
 	.path = FILE4,
-	.len = SMALL,
 	.flags = O_RDONLY | O_DIRECT,
 	.check = true,
 };
 
-static const struct puppet_io small_write = {
+static struct puppet_io small_write = {
 	.path = FILE4,
-	.len = SMALL,
 	.flags = O_RDWR | O_DIRECT,
 };
 
 /* Two requests of writeback. */
-static const struct puppet_io cached_write = {
+static struct puppet_io cached_write = {
 	.path = FILE3,
-	.len = 2 * PAYLOAD,
 	.flags = O_RDWR,
 };
+
+static void __attribute__((constructor)) set_sizes(void)
+{
+	pool_options.payload = PAYLOAD;
+	pool_options.pool = 3 * BUFFER;
+	pool_options.max_readahead = PUPPET_READAHEAD;
+	pool_options.max_write = PAYLOAD;
+	ahead.len = 16 * PUPPET_READAHEAD;
+	large_read.len = PAYLOAD;
+	small_read.len = SMALL;
+	small_write.len = SMALL;
+	cached_write.len = 2 * PAYLOAD;
+}
 
 static int request_write_sync(const void *arg)
 {
@@ -656,6 +702,14 @@ static bool more_wait(int conn, long before)
 	return false;
 }
 
+static bool is_full(struct puppet *p, const struct puppet_held *held,
+		    long before, unsigned int all)
+{
+	return held->nr && ring_queues_stat(p->conn, "pool_waits") > before &&
+	       (!all ||
+		all == held->nr + ring_queues_stat(p->conn, "pending"));
+}
+
 /*
  * Takes requests of this opcode until the next one waits for the pool, and, if
  * @all is not 0, until so many are there, taken or waiting.
@@ -669,10 +723,13 @@ static int hold_until_full(struct puppet *p, struct puppet_held *held,
 	int ret;
 
 	while (now_ms() < end) {
+		/* What is there before it is asked for is not waiting. */
+		bool full = is_full(p, held, before, all);
+
 		req = malloc(sizeof(*req));
 		if (!req)
 			return -errno;
-		ret = take(p, req, QUIET_MS);
+		ret = puppet_next_settled(p, req);
 		if (ret == PUPPET_REQUEST && req->in.opcode == opcode &&
 		    held->nr < ARRAY_SIZE(held->req)) {
 			held->req[held->nr++] = req;
@@ -680,13 +737,11 @@ static int hold_until_full(struct puppet *p, struct puppet_held *held,
 		}
 		if (ret == PUPPET_REQUEST)
 			ret = puppet_answer(p, req);
-		else if (ret == PUPPET_TIMEOUT && held->nr &&
-			 ring_queues_stat(p->conn, "pool_waits") > before &&
-			 (!all || all == held->nr +
-			  ring_queues_stat(p->conn, "pending")))
+		else if (ret == PUPPET_TIMEOUT && full &&
+			 is_full(p, held, before, all))
 			end = 0;
 		free(req);
-		if (ret < 0)
+		if (ret < 0 && ret != -ECANCELED)
 			return ret;
 	}
 	return end ? -ETIMEDOUT : 0;
@@ -760,14 +815,14 @@ static void try_size(struct __test_metadata *_metadata, struct puppet *p,
 	}
 	ASSERT_EQ(0, puppet_answer(p, &req));
 	EXPECT_EQ(0, puppet_serve(p, &r));
-	EXPECT_EQ(PUPPET_TIMEOUT, puppet_drain(p, 0));
+	EXPECT_EQ(PUPPET_TIMEOUT, puppet_settle(p));
 	EXPECT_TRUE(ring_queue_stat_becomes(p->conn, 0, "pool_used", 0));
 }
 
 TEST_F_TIMEOUT(pool, size_decides, TEST_TIMEOUT)
 {
-	static const size_t sizes[] = { 100, SMALL - 1, SMALL, SMALL + 1,
-					CHUNK, CHUNK + 1, PAYLOAD };
+	const size_t sizes[] = { 100, SMALL - 1, SMALL, SMALL + 1, CHUNK,
+				 CHUNK + 1, PAYLOAD };
 	unsigned int i;
 
 	for (i = 0; i < ARRAY_SIZE(sizes); i++) {
@@ -781,7 +836,7 @@ TEST_F_TIMEOUT(pool, size_decides, TEST_TIMEOUT)
 /* The same with slots' own areas that are larger. */
 TEST_F_TIMEOUT(pool, size_asked_for_decides, TEST_TIMEOUT)
 {
-	static const size_t sizes[] = { 100, 5 * SMALL, 5 * SMALL + 1, PAYLOAD };
+	const size_t sizes[] = { 100, 5 * SMALL, 5 * SMALL + 1, PAYLOAD };
 	struct puppet_options opt = pool_options;
 	unsigned int i;
 
@@ -845,7 +900,7 @@ TEST_F(pool, readahead_has_the_rest)
 		  ring_queue_stat(self->p.conn, 0, "pool_requests"));
 	EXPECT_EQ(self->ahead.nr * PUPPET_READAHEAD,
 		  ring_queue_stat(self->p.conn, 0, "pool_used"));
-	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ, QUIET_MS));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ));
 	FINISH_REST();
 	all_well(_metadata, &self->p);
 }
@@ -862,7 +917,7 @@ TEST_F(pool, each_answer_lets_one_in)
 					 full));
 		check_held(_metadata, &self->p, &self->ahead);
 	}
-	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ, QUIET_MS));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ));
 	FINISH_REST();
 	all_well(_metadata, &self->p);
 }
@@ -938,7 +993,7 @@ TEST_F(pool, writeback_has_one_at_a_time)
 	ASSERT_EQ(0, requester_start(&self->writer, request_write_sync,
 				     &cached_write));
 	ASSERT_EQ(0, puppet_hold(&self->p, &self->back, FUSE_WRITE, 1));
-	EXPECT_TRUE(puppet_none(&self->p, FUSE_WRITE, QUIET_MS));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_WRITE));
 	ASSERT_EQ(0, puppet_release(&self->p, &self->back));
 	ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_WRITE));
 	EXPECT_EQ(PAYLOAD, req.write.size);
@@ -961,7 +1016,7 @@ TEST_F(pool, synchronous_ones_wait_for_each_other)
 
 	waits = ring_queue_stat(self->p.conn, 0, "pool_waits");
 	ASSERT_EQ(0, requester_start(&self->r[1], request_read, &large_read));
-	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ, QUIET_MS));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ));
 	EXPECT_TRUE(more_wait(self->p.conn, waits));
 	EXPECT_FALSE(requester_ended(&self->r[1], NULL, 0));
 
@@ -997,7 +1052,7 @@ TEST_F(pool, small_ones_do_not_count_as_waiting)
 TEST_F(pool, a_bad_reply_is_refused)
 {
 	static const __u32 more[] = { 1, 1U << 20, ~0U };
-	static const struct puppet_io *ios[] = { &small_read, &large_read };
+	const struct puppet_io *ios[] = { &small_read, &large_read };
 	static struct puppet_req req;
 	unsigned int i, j;
 
@@ -1052,14 +1107,14 @@ TEST_F(pool, killed_while_it_waits)
 {
 	HOLD_ALL();
 	ASSERT_EQ(0, requester_start(&self->r[1], request_read, &large_read));
-	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ, QUIET_MS));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ));
 	EXPECT_FALSE(requester_ended(&self->r[1], NULL, 0));
 	kill(self->r[1].pid, SIGKILL);
 	/* It needs nobody's answer, but for the end of its open file. */
 	EXPECT_EQ(-SIGKILL, puppet_serve(&self->p, &self->r[1]));
 	EXPECT_EQ(1, self->sync.nr);
 	ASSERT_EQ(0, puppet_release_all(&self->p, &self->sync));
-	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ, QUIET_MS));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ));
 	FINISH_ALL();
 }
 
@@ -1067,7 +1122,7 @@ TEST_F(pool, abort_ends_those_that_wait)
 {
 	HOLD_ALL();
 	ASSERT_EQ(0, requester_start(&self->r[1], request_read, &large_read));
-	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ, QUIET_MS));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ));
 	ASSERT_EQ(0, conn_abort(self->p.conn));
 	EXPECT_EQ(ECONNABORTED, requester_join(&self->r[0]));
 	EXPECT_EQ(ECONNABORTED, requester_join(&self->r[1]));
@@ -1094,7 +1149,7 @@ TEST_F(pool, without_a_reply)
 	beyond.path = FILE3;
 	ASSERT_EQ(0, requester_start(&self->r[0], request_read, &io));
 	ASSERT_EQ(0, puppet_serve(&self->p, &self->r[0]));
-	ASSERT_EQ(PUPPET_TIMEOUT, puppet_drain(&self->p, 0));
+	ASSERT_EQ(PUPPET_TIMEOUT, puppet_settle(&self->p));
 	ASSERT_LT(0, puppet_notify(&self->p, FUSE_NOTIFY_RETRIEVE, &out,
 				   sizeof(out)));
 	ASSERT_EQ(0, puppet_hold(&self->p, &held, FUSE_NOTIFY_REPLY, 1));
@@ -1129,9 +1184,8 @@ struct mixture {
 
 static int request_mixture(const void *arg)
 {
-	static const size_t lens[] = { 1, 100, SMALL - 1, SMALL, SMALL + 1,
-				       CHUNK, CHUNK + 1, 50000, 65536,
-				       PAYLOAD - 1, PAYLOAD };
+	const size_t lens[] = { 1, 100, SMALL - 1, SMALL, SMALL + 1, CHUNK,
+				CHUNK + 1, 50000, 65536, PAYLOAD - 1, PAYLOAD };
 	const struct mixture *m = arg;
 	__u64 seed = m->seed, end = now_ms() + test_ms();
 	int err = 0;
@@ -1291,7 +1345,7 @@ FIXTURE_VARIANT(share)
 FIXTURE_VARIANT_ADD(share, of_4) {
 	.depth = 4,
 	.buffers = 3,
-	.limit = 3,
+	.limit = 2,
 };
 
 FIXTURE_VARIANT_ADD(share, of_8) {
@@ -1332,7 +1386,7 @@ TEST_F(share, is_no_more)
 {
 	unsigned int i;
 
-	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ, QUIET_MS));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ));
 	EXPECT_EQ(variant->limit,
 		  ring_queue_stat(self->p.conn, 0, "pool_requests"));
 	for (i = 0; i < 4; i++) {
@@ -1340,7 +1394,7 @@ TEST_F(share, is_no_more)
 		ASSERT_EQ(0, puppet_hold(&self->p, &self->held, FUSE_READ,
 					 variant->limit));
 	}
-	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ, QUIET_MS));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ));
 	ASSERT_EQ(0, puppet_release_all(&self->p, &self->held));
 	EXPECT_EQ(0, puppet_serve(&self->p, &self->reader));
 	all_well(_metadata, &self->p);
@@ -1432,7 +1486,8 @@ TEST(pool_is_not_starved)
 
 /*
  * Of two queues, the second one's pool is full, and requests wait for it when
- * something happens to it.
+ * something happens to it.  The first one's thread has a request in its hands:
+ * were it idle, it would take some of those that wait.
  */
 #define READERS		6
 
@@ -1440,6 +1495,8 @@ FIXTURE(two_pools)
 {
 	struct puppet p;
 	struct puppet_held held;
+	struct puppet_held busy;
+	struct requester stat;
 	struct requester r[READERS];
 };
 
@@ -1462,6 +1519,9 @@ FIXTURE_SETUP(two_pools)
 	ASSERT_EQ(0, puppet_uring(&self->p));
 	ASSERT_EQ(0, puppet_arm_queue(&self->p, 0));
 	ASSERT_EQ(0, puppet_init(&self->p));
+	ASSERT_EQ(0, requester_start(&self->stat, request_stat, FILE2));
+	ASSERT_EQ(0, puppet_hold(&self->p, &self->busy, FUSE_GETATTR, 1));
+	ASSERT_EQ(0, self->busy.req[0]->qid);
 }
 
 FIXTURE_TEARDOWN(two_pools)
@@ -1486,6 +1546,13 @@ static void join_readers(struct __test_metadata *_metadata,
 
 	for (i = 0; i < READERS; i++)
 		EXPECT_EQ(0, puppet_serve(&self->p, &self->r[i]));
+}
+
+static void release_stat(struct __test_metadata *_metadata,
+			 struct _test_data_two_pools *self)
+{
+	ASSERT_EQ(0, puppet_release(&self->p, &self->busy));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->stat));
 }
 
 /* So many reads come by the queue that is left. */
@@ -1522,6 +1589,7 @@ TEST_F_TIMEOUT(two_pools, detached, TEST_TIMEOUT)
 	EXPECT_EQ(self->held.nr,
 		  ring_queue_stat(self->p.conn, 1, "pool_requests"));
 	ASSERT_EQ(0, puppet_release_all(&self->p, &self->held));
+	release_stat(_metadata, self);
 	join_readers(_metadata, self);
 	EXPECT_TRUE(ring_queue_stat_becomes(self->p.conn, 1, "pool_used", 0));
 	all_well(_metadata, &self->p);
@@ -1535,6 +1603,7 @@ struct mate {
 	int result;
 	bool armed;
 	bool full;
+	bool end;
 };
 
 static int mate_arm(struct mate *m)
@@ -1591,6 +1660,7 @@ TEST_F_TIMEOUT(two_pools, thread_is_dead, TEST_TIMEOUT)
 		ASSERT_EQ(0, puppet_answer(&self->p, m.held.req[0]));
 		m.held.req[0] = m.held.req[--m.held.nr];
 	}
+	release_stat(_metadata, self);
 	join_readers(_metadata, self);
 	EXPECT_TRUE(ring_queue_stat_becomes(self->p.conn, 1, "pool_used", 0));
 }
@@ -1637,14 +1707,188 @@ TEST_F_TIMEOUT(two_pools, process_is_killed, TEST_TIMEOUT)
 
 	/* Those that waited come by themselves, the others when asked for. */
 	come_by_queue_0(_metadata, &self->p, READERS - nr, false);
-	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ, QUIET_MS));
-	EXPECT_EQ(nr, ring_queue_stat(self->p.conn, 1, "pool_requests"));
+	release_stat(_metadata, self);
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ));
+	/* What only a dead process knew of is free again. */
+	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 1, "pool_requests"));
 	ASSERT_LT(0, puppet_notify(&self->p, FUSE_NOTIFY_RESEND, NULL, 0));
 	come_by_queue_0(_metadata, &self->p, nr, true);
 	join_readers(_metadata, self);
 	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 1, "pool_used"));
 	EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
 	all_well(_metadata, &self->p);
+}
+
+/*
+ * Of one queue's two threads, the one that has all of the pool dies.  The other
+ * one can answer what it held, so that it keeps its memory until then.
+ */
+FIXTURE(dead_thread)
+{
+	struct puppet p;
+	struct requester r[READERS];
+};
+
+FIXTURE_SETUP(dead_thread)
+{
+	const char *why = test_prepare(TRANSPORT_RING);
+	struct puppet_options opt = pool_options;
+
+	if (why)
+		SKIP(return, "%s", why);
+	opt.depth = 8;
+	opt.background = 8;
+	ASSERT_EQ(0, puppet_open(&self->p, &opt));
+	ASSERT_EQ(0, puppet_mount(&self->p));
+	ASSERT_EQ(0, puppet_setup(&self->p));
+	ASSERT_EQ(0, puppet_map(&self->p));
+}
+
+FIXTURE_TEARDOWN(dead_thread)
+{
+	puppet_stop(&self->p);
+}
+
+static void *owner_thread(void *arg)
+{
+	struct mate *m = arg;
+
+	m->result = puppet_uring(&m->p);
+	if (!m->result)
+		m->result = puppet_arm_slots(&m->p, 0, 4, 4);
+	if (!m->result)
+		m->result = puppet_init(&m->p);
+	__atomic_store_n(&m->armed, true, __ATOMIC_RELEASE);
+	if (!m->result)
+		m->result = hold_until_full(&m->p, &m->held, FUSE_READ, 0);
+	__atomic_store_n(&m->full, true, __ATOMIC_RELEASE);
+	while (!__atomic_load_n(&m->end, __ATOMIC_ACQUIRE))
+		sleep_ms(1);
+	/* It just ends, and leaves its io_uring open. */
+	return NULL;
+}
+
+TEST_F_TIMEOUT(dead_thread, keeps_its_memory, TEST_TIMEOUT)
+{
+	static struct mate m;
+	struct requester r;
+	unsigned int i;
+
+	mate_init(&m, &self->p);
+	ASSERT_EQ(0, pthread_create(&m.thread, NULL, owner_thread, &m));
+	while (!__atomic_load_n(&m.armed, __ATOMIC_ACQUIRE))
+		sleep_ms(1);
+	for (i = 0; i < READERS; i++)
+		ASSERT_EQ(0, requester_start(&self->r[i], request_read,
+					     &large_read));
+	while (!__atomic_load_n(&m.full, __ATOMIC_ACQUIRE))
+		sleep_ms(1);
+	ASSERT_EQ(0, m.result);
+	ASSERT_LT(0, m.held.nr);
+	ASSERT_GT(READERS, m.held.nr);
+
+	ASSERT_EQ(0, puppet_uring(&self->p));
+	ASSERT_EQ(0, puppet_arm_slots(&self->p, 0, 0, 4));
+	__atomic_store_n(&m.end, true, __ATOMIC_RELEASE);
+	pthread_join(m.thread, NULL);
+	EXPECT_EQ(1, ring_queue_stat(self->p.conn, 0, "live"));
+
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ));
+	EXPECT_EQ(m.held.nr,
+		  ring_queue_stat(self->p.conn, 0, "pool_requests"));
+	EXPECT_EQ(READERS - m.held.nr,
+		  ring_queue_stat(self->p.conn, 0, "pending"));
+	check_held(_metadata, &self->p, &m.held);
+
+	/* Those that waited for memory get it with each answer. */
+	for (i = 0; i < READERS; i++) {
+		ASSERT_LT(0, m.held.nr);
+		ASSERT_EQ(0, puppet_release(&self->p, &m.held));
+		if (i + m.held.nr + 1 < READERS)
+			ASSERT_EQ(0, puppet_hold(&self->p, &m.held, FUSE_READ,
+						 m.held.nr + 1));
+	}
+	for (i = 0; i < READERS; i++)
+		EXPECT_EQ(0, puppet_serve(&self->p, &self->r[i]));
+	EXPECT_TRUE(ring_queue_stat_becomes(self->p.conn, 0, "pool_used", 0));
+	ASSERT_EQ(0, requester_start(&r, request_read, &large_read));
+	EXPECT_EQ(0, puppet_serve(&self->p, &r));
+	puppet_close_uring(&m.p);
+	all_well(_metadata, &self->p);
+}
+
+/*
+ * Readahead has found no room in the pool, so that its turn is next.  When there
+ * is room, it has no credit: others need not wait for it.
+ */
+TEST(pool_turn_without_credit)
+{
+	const char *why = test_prepare(TRANSPORT_RING);
+	const struct puppet_io one_ahead = {
+		.path = FILE2,
+		.len = PUPPET_READAHEAD,
+	};
+	static const char *const small[] = {
+		TEST_MNT "/f5", TEST_MNT "/f6",
+	};
+	struct puppet_options opt = pool_options;
+	static struct puppet_held large, little;
+	struct requester r[3], reader, page[2];
+	unsigned int i;
+	struct puppet p;
+	long before;
+	__u64 end;
+
+	if (why)
+		SKIP(return, "%s", why);
+	opt.background = 2;
+	/* What may be sent at all. */
+	opt.max_background = 3;
+	ASSERT_EQ(0, puppet_start(&p, &opt));
+
+	/* The rest of the pool is a synchronous request's. */
+	ASSERT_EQ(0, requester_start(&r[0], request_read, &large_read));
+	ASSERT_EQ(0, puppet_hold(&p, &large, FUSE_READ, 1));
+	before = ring_queues_stat(p.conn, "pool_waits");
+	ASSERT_EQ(0, requester_start(&reader, request_readahead, &one_ahead));
+	ASSERT_EQ(0, puppet_serve(&p, &reader));
+	ASSERT_TRUE(more_wait(p.conn, before));
+	/* Small ones have the credits. */
+	for (i = 0; i < ARRAY_SIZE(small); i++)
+		ASSERT_EQ(0, requester_start(&page[i], request_readahead_page,
+					     small[i]));
+	ASSERT_EQ(0, puppet_hold(&p, &little, FUSE_READ, 2));
+	for (i = 0; i < ARRAY_SIZE(small); i++)
+		ASSERT_EQ(0, puppet_serve(&p, &page[i]));
+	ASSERT_EQ(0, puppet_release(&p, &large));
+	EXPECT_EQ(0, puppet_serve(&p, &r[0]));
+
+	/* One has what is kept for it, and one what is free. */
+	for (i = 1; i < 3; i++)
+		ASSERT_EQ(0, requester_start(&r[i], request_read,
+					     &large_read));
+	end = now_ms() + TEST_WAIT_MS;
+	while (large.nr < 2 && now_ms() < end) {
+		struct puppet_req *req = malloc(sizeof(*req));
+
+		ASSERT_NE(NULL, req);
+		if (take(&p, req, 2) != PUPPET_REQUEST) {
+			free(req);
+		} else if (req->in.opcode == FUSE_READ &&
+			   req->read.size == PAYLOAD) {
+			large.req[large.nr++] = req;
+		} else {
+			ASSERT_EQ(0, puppet_answer(&p, req));
+			free(req);
+		}
+	}
+	EXPECT_EQ(2, large.nr);
+	ASSERT_EQ(0, puppet_release_all(&p, &large));
+	ASSERT_EQ(0, puppet_release_all(&p, &little));
+	for (i = 1; i < 3; i++)
+		EXPECT_EQ(0, puppet_serve(&p, &r[i]));
+	all_well(_metadata, &p);
+	puppet_stop(&p);
 }
 
 /* With buffers of full size for all slots there is nothing to wait for. */
@@ -1657,16 +1901,16 @@ FIXTURE(full_size)
 
 FIXTURE_VARIANT(full_size)
 {
-	unsigned int small;
-	unsigned long pool;
+	struct size small;
+	struct size pool;
 };
 
 FIXTURE_VARIANT_ADD(full_size, by_small_size) {
-	.small = PAYLOAD,
+	.small = { .payloads = 1 },
 };
 
 FIXTURE_VARIANT_ADD(full_size, by_pool) {
-	.pool = DEPTH * BUFFER,
+	.pool = { .buffers = DEPTH },
 };
 
 FIXTURE_SETUP(full_size)
@@ -1676,8 +1920,8 @@ FIXTURE_SETUP(full_size)
 
 	if (why)
 		SKIP(return, "%s", why);
-	opt.small = variant->small;
-	opt.pool = variant->pool;
+	opt.small = bytes_of(&variant->small, PAYLOAD);
+	opt.pool = bytes_of(&variant->pool, PAYLOAD);
 	ASSERT_EQ(0, puppet_start(&self->p, &opt));
 	ASSERT_EQ(AREA, self->p.setup.small_size);
 }
@@ -1706,12 +1950,16 @@ TEST_F_TIMEOUT(full_size, never_waits_for_a_buffer, TEST_TIMEOUT)
 		EXPECT_EQ(0, puppet_serve(&self->p, &self->r[i]));
 }
 
-/* Nor is there a limit for readahead but that of the background. */
-TEST_F(full_size, background_has_all_slots)
+/*
+ * Nor is there a limit for readahead but that of the background: one slot is
+ * kept for synchronous requests, and one for writeback.
+ */
+TEST_F(full_size, background_has_all_slots_but_two)
 {
 	ASSERT_EQ(0, requester_start(&self->r[0], request_readahead, &ahead));
 	/* Its FLUSH needs none of them. */
-	ASSERT_EQ(0, puppet_hold(&self->p, &self->held, FUSE_READ, DEPTH));
+	ASSERT_EQ(0, puppet_hold(&self->p, &self->held, FUSE_READ, DEPTH - 2));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ));
 	check_held(_metadata, &self->p, &self->held);
 	ASSERT_EQ(0, puppet_release_all(&self->p, &self->held));
 	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[0]));

@@ -7,19 +7,22 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include "puppet.h"
 
-#define BUFFER_SIZE	((1 << 20) + (1 << 17))
+#define BUFFER_SIZE	(256UL * getpagesize() + (1 << 17))
 
 static __u64 slot_tag(unsigned int qid, unsigned int slot)
 {
@@ -52,11 +55,13 @@ int puppet_open(struct puppet *p, const struct puppet_options *opt)
 
 int puppet_mount(struct puppet *p)
 {
+	const char *dev = p->opt.blkdev;
 	char data[128];
 
 	snprintf(data, sizeof(data),
 		 "fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other", p->fd);
-	if (mount("puppet", TEST_MNT, "fuse", 0, data))
+	if (mount(dev ? dev : "puppet", TEST_MNT, dev ? "fuseblk" : "fuse", 0,
+		  data))
 		return -errno;
 	p->conn = conn_number(TEST_MNT);
 	return p->conn < 0 ? p->conn : 0;
@@ -413,6 +418,7 @@ static bool puppet_wait(struct puppet *p, bool dev, __u64 end)
  */
 struct puppet_call {
 	int		fd;
+	pid_t		tid;		/* of the thread, once it runs */
 	bool		ended;
 	int		res;
 	void		*msg;
@@ -528,8 +534,10 @@ struct puppet_call *puppet_call_start(struct puppet *p, __u32 cmd_op,
 static void *call_thread(void *arg)
 {
 	struct puppet_call *call = arg;
-	ssize_t ret = write(call->fd, call->msg, call->len);
+	ssize_t ret;
 
+	__atomic_store_n(&call->tid, gettid(), __ATOMIC_RELEASE);
+	ret = write(call->fd, call->msg, call->len);
 	call_ended(call, ret < 0 ? -errno : ret);
 	return NULL;
 }
@@ -604,6 +612,31 @@ int puppet_call_end(struct puppet *p, struct puppet_call *call,
 	free(call->msg);
 	free(call);
 	return ret;
+}
+
+int puppet_enter(struct puppet *p)
+{
+	if (puppet_defers(p))
+		io_uring_get_events(&p->uring);
+	return puppet_keep(p);
+}
+
+bool puppet_call_waits(struct puppet *p, struct puppet_call *call)
+{
+	struct requester thread = { .pid = 0 };
+
+	if (!call)
+		return false;
+	/* A thread that does nothing else, or a worker of the kernel. */
+	while (call->msg && !thread.pid) {
+		thread.pid = __atomic_load_n(&call->tid, __ATOMIC_ACQUIRE);
+		if (!thread.pid)
+			sleep_ms(1);
+	}
+	if (call->msg ? !requester_sleeps(&thread) : !fuse_worker_sleeps())
+		return false;
+	return !puppet_enter(p) &&
+	       !__atomic_load_n(&call->ended, __ATOMIC_ACQUIRE);
 }
 
 int puppet_message(struct puppet *p, const void *msg, size_t len)
@@ -691,6 +724,8 @@ static int puppet_take_dev(struct puppet *p, struct puppet_req *req)
 	if (req->in.len != (size_t)len)
 		return -EPROTO;
 	req->arg_len = len - sizeof(req->in);
+	if (req->arg_len > sizeof(req->arg))
+		return -EPROTO;
 	memcpy(req->arg, p->buf + sizeof(req->in), req->arg_len);
 	return PUPPET_REQUEST;
 }
@@ -775,7 +810,8 @@ int puppet_reply(struct puppet *p, const struct puppet_req *req, int error,
 	return writev(p->fd, iov, 2) < 0 ? -errno : 0;
 }
 
-static void puppet_attr(struct fuse_attr *attr, __u64 nodeid)
+static void puppet_attr(struct puppet *p, struct fuse_attr *attr,
+			__u64 nodeid)
 {
 	memset(attr, 0, sizeof(*attr));
 	attr->ino = nodeid;
@@ -786,8 +822,8 @@ static void puppet_attr(struct fuse_attr *attr, __u64 nodeid)
 		return;
 	}
 	attr->mode = S_IFREG | 0666;
-	attr->size = PUPPET_FILE_SIZE;
-	attr->blocks = PUPPET_FILE_SIZE / 512;
+	attr->size = p->opt.file_size ? p->opt.file_size : PUPPET_FILE_SIZE;
+	attr->blocks = attr->size / 512;
 }
 
 static int puppet_answer_lookup(struct puppet *p, const struct puppet_req *req)
@@ -801,7 +837,7 @@ static int puppet_answer_lookup(struct puppet *p, const struct puppet_req *req)
 		return puppet_reply(p, req, -ENOENT, NULL, 0);
 	out.nodeid = nodeid;
 	out.entry_valid = 3600;
-	puppet_attr(&out.attr, nodeid);
+	puppet_attr(p, &out.attr, nodeid);
 	return puppet_reply(p, req, 0, &out, sizeof(out));
 }
 
@@ -819,7 +855,11 @@ int puppet_answer(struct puppet *p, const struct puppet_req *req)
 {
 	struct fuse_write_out written = { .size = req->write.size };
 	struct fuse_attr_out attr = { 0 };
-	struct fuse_open_out opened = { .fh = req->in.nodeid };
+	struct fuse_open_out opened = {
+		.fh = req->in.nodeid,
+		.open_flags = req->in.opcode == FUSE_OPEN ?
+			      p->opt.open_flags : 0,
+	};
 
 	switch (req->in.opcode) {
 	case FUSE_FORGET:
@@ -832,7 +872,7 @@ int puppet_answer(struct puppet *p, const struct puppet_req *req)
 		return puppet_answer_lookup(p, req);
 	case FUSE_GETATTR:
 	case FUSE_SETATTR:
-		puppet_attr(&attr.attr, req->in.nodeid);
+		puppet_attr(p, &attr.attr, req->in.nodeid);
 		return puppet_reply(p, req, 0, &attr, sizeof(attr));
 	case FUSE_OPEN:
 	case FUSE_OPENDIR:
@@ -874,19 +914,55 @@ int puppet_until(struct puppet *p, struct puppet_req *req, __u32 opcode)
 	}
 }
 
-bool puppet_none(struct puppet *p, __u32 opcode, unsigned int ms)
+int puppet_next_settled(struct puppet *p, struct puppet_req *req)
 {
-	__u64 now, end = now_ms() + ms;
-	static struct puppet_req req;
+	__u64 before, after, end = now_ms() + TEST_WAIT_MS;
+	bool still;
+	int ret;
 
-	while ((now = now_ms()) < end) {
-		if (puppet_next(p, &req, end - now) != PUPPET_REQUEST)
+	do {
+		/* What they have sent before this is to be seen after it. */
+		still = requesters_still(&before);
+		ret = puppet_next(p, req, 0);
+		if (ret != PUPPET_TIMEOUT)
+			return ret;
+		if (still && requesters_still(&after) && after == before)
+			return PUPPET_TIMEOUT;
+		sleep_ms(1);
+	} while (now_ms() < end);
+	return -ETIMEDOUT;
+}
+
+bool puppet_none(struct puppet *p, __u32 opcode)
+{
+	__u64 end = now_ms() + TEST_WAIT_MS;
+	static struct puppet_req req;
+	int ret;
+
+	while (now_ms() < end) {
+		ret = puppet_next_settled(p, &req);
+		if (ret == PUPPET_TIMEOUT)
+			return true;
+		if (ret != PUPPET_REQUEST)
 			continue;
 		if (req.in.opcode == opcode)
 			return false;
 		puppet_answer(p, &req);
 	}
-	return true;
+	return false;
+}
+
+int puppet_settle(struct puppet *p)
+{
+	static struct puppet_req req;
+	int ret;
+
+	while ((ret = puppet_next_settled(p, &req)) == PUPPET_REQUEST) {
+		ret = puppet_answer(p, &req);
+		if (ret)
+			return ret;
+	}
+	return ret;
 }
 
 int puppet_serve(struct puppet *p, struct requester *r)
@@ -948,7 +1024,7 @@ static int request_io(const struct puppet_io *io, bool write)
 
 	if (fd < 0)
 		return -errno;
-	if (posix_memalign((void **)&buf, 4096, io->len + 1))
+	if (posix_memalign((void **)&buf, getpagesize(), io->len + 1))
 		return -errno;
 	if (write)
 		for (i = 0; i < io->len; i++)
@@ -1021,6 +1097,18 @@ static int queue_cpu(struct puppet *p, unsigned int qid,
 		    (cpus[cpu / 8] & (1 << cpu % 8)))
 			return cpu;
 	return -ENOENT;
+}
+
+/* Where the queue's number is in the unique ids of its requests. */
+#define UNIQUE_QID(unique)	((unsigned int)((unique) >> 46 & 0xffff))
+
+int puppet_sent_to(struct puppet *p, const struct puppet_req *req)
+{
+	unsigned int qid = UNIQUE_QID(req->in.unique);
+
+	if (req->qid != qid && ring_queue_stat(p->conn, req->qid, "spills") < 1)
+		return -EPROTO;
+	return qid;
 }
 
 int puppet_bind(struct puppet *p, unsigned int qid)
@@ -1132,4 +1220,249 @@ bool puppet_all_by_ring(struct puppet *p)
 	long nr = ring_stat(p->conn, "requests_dev");
 
 	return nr == 0 || (nr == 1 && puppet_is_user(p));
+}
+
+static void thread_release(struct puppet_thread *t)
+{
+	unsigned int i;
+
+	for (i = 0; i < t->held.nr; i++) {
+		puppet_answer(&t->p, t->held.req[i]);
+		free(t->held.req[i]);
+	}
+	t->held.nr = 0;
+	__atomic_store_n(&t->nr_held, 0, __ATOMIC_RELEASE);
+}
+
+/* True when the request stays in the thread's hands. */
+static bool thread_holds(struct puppet_thread *t, const struct puppet_req *req)
+{
+	size_t len = offsetof(struct puppet_req, arg) + req->arg_len;
+	struct puppet_req *copy;
+
+	if (!t->hold || req->in.opcode != t->hold ||
+	    t->held.nr == ARRAY_SIZE(t->held.req))
+		return false;
+	copy = malloc(sizeof(*copy));
+	if (!copy)
+		return false;
+	memcpy(copy, req, len);
+	t->held.req[t->held.nr++] = copy;
+	__atomic_store_n(&t->nr_held, t->held.nr, __ATOMIC_RELEASE);
+	return true;
+}
+
+static int thread_release_job(struct puppet_thread *t)
+{
+	t->hold = t->hold_next;
+	thread_release(t);
+	return 0;
+}
+
+static void thread_serve(struct puppet_thread *t, struct puppet_req *req)
+{
+	int ret = puppet_next(&t->p, req, 10);
+
+	if (ret == PUPPET_TIMEOUT)
+		return;
+	if (ret != PUPPET_REQUEST) {
+		/* The connection or a slot has ended. */
+		sleep_ms(1);
+		return;
+	}
+	if (thread_holds(t, req)) {
+		if (t->block) {
+			while (sem_wait(&t->go))
+				;
+			thread_release_job(t);
+		}
+		return;
+	}
+	puppet_answer(&t->p, req);
+}
+
+static int thread_arm(struct puppet_thread *t)
+{
+	unsigned int i;
+	int ret;
+
+	if (t->cpus && sched_setaffinity(0, sizeof(*t->cpus), t->cpus))
+		return -errno;
+	if (!transport_rings(t->p.opt.transport))
+		return 0;
+	ret = puppet_uring(&t->p);
+	for (i = 0; i < ARRAY_SIZE(t->slots) && t->slots[i].nr && !ret; i++)
+		ret = puppet_arm_slots(&t->p, t->slots[i].qid, t->slots[i].first,
+				       t->slots[i].nr);
+	return ret;
+}
+
+static void *puppet_thread(void *arg)
+{
+	struct puppet_req *req = malloc(sizeof(*req));
+	int (*job)(struct puppet_thread *t);
+	struct puppet_thread *t = arg;
+
+	t->result = req ? thread_arm(t) : -ENOMEM;
+	__atomic_store_n(&t->armed, true, __ATOMIC_RELEASE);
+	while (req && !__atomic_load_n(&t->end, __ATOMIC_ACQUIRE)) {
+		job = __atomic_load_n(&t->job, __ATOMIC_ACQUIRE);
+		if (job) {
+			t->result = job(t);
+			__atomic_store_n(&t->job, NULL, __ATOMIC_RELEASE);
+		}
+		thread_serve(t, req);
+	}
+	free(req);
+	return NULL;
+}
+
+int puppet_thread_start(struct puppet_thread *t, const struct puppet *p)
+{
+	t->p = *p;
+	t->p.have_uring = false;
+	t->p.kept = NULL;
+	t->p.kept_nr = 0;
+	t->p.kept_size = 0;
+	/* With a ring, what comes over /dev/fuse is for others. */
+	t->p.dev_ended = transport_rings(p->opt.transport);
+	t->p.buf = malloc(t->p.buf_size);
+	t->held.nr = 0;
+	t->nr_held = 0;
+	t->job = NULL;
+	t->armed = false;
+	t->end = false;
+	if (!t->p.buf || sem_init(&t->go, 0, 0))
+		return -ENOMEM;
+	if (pthread_create(&t->thread, NULL, puppet_thread, t))
+		return -EAGAIN;
+	while (!__atomic_load_n(&t->armed, __ATOMIC_ACQUIRE))
+		sleep_ms(1);
+	return t->result;
+}
+
+bool puppet_thread_holds(struct puppet_thread *t, unsigned int nr)
+{
+	__u64 end = now_ms() + TEST_WAIT_MS;
+
+	while (__atomic_load_n(&t->nr_held, __ATOMIC_ACQUIRE) < nr) {
+		if (now_ms() >= end)
+			return false;
+		sleep_ms(1);
+	}
+	return true;
+}
+
+void puppet_thread_run(struct puppet_thread *t,
+		       int (*job)(struct puppet_thread *t))
+{
+	__atomic_store_n(&t->job, job, __ATOMIC_RELEASE);
+}
+
+int puppet_thread_done(struct puppet_thread *t)
+{
+	__u64 end = now_ms() + TEST_WAIT_MS;
+
+	while (__atomic_load_n(&t->job, __ATOMIC_ACQUIRE)) {
+		if (now_ms() >= end) {
+			conn_abort(t->p.conn);
+			return -ETIMEDOUT;
+		}
+		sleep_ms(1);
+	}
+	return t->result;
+}
+
+void puppet_thread_release(struct puppet_thread *t)
+{
+	if (t->block)
+		sem_post(&t->go);
+	else
+		puppet_thread_run(t, thread_release_job);
+}
+
+void puppet_thread_end(struct puppet_thread *t)
+{
+	if (!t->thread)
+		return;
+	__atomic_store_n(&t->end, true, __ATOMIC_RELEASE);
+	sem_post(&t->go);
+	pthread_join(t->thread, NULL);
+	t->thread = 0;
+}
+
+void puppet_thread_free(struct puppet_thread *t)
+{
+	puppet_thread_end(t);
+	puppet_close_uring(&t->p);
+	free(t->p.buf);
+	free(t->p.kept);
+	t->p.buf = NULL;
+	t->p.kept = NULL;
+}
+
+static int process_ready = -1;
+
+int puppet_process_start(struct puppet_process *s, struct puppet *p,
+			 int (*fn)(struct puppet *p, const void *arg),
+			 const void *arg)
+{
+	int fds[2];
+
+	if (pipe2(fds, O_CLOEXEC))
+		return -errno;
+	fflush(NULL);
+	s->process.pid = fork();
+	if (s->process.pid < 0)
+		return -errno;
+	if (!s->process.pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		close(fds[0]);
+		process_ready = fds[1];
+		_exit(fn(p, arg));
+	}
+	close(fds[1]);
+	s->ready = fds[0];
+	s->process.pidfd = syscall(SYS_pidfd_open, s->process.pid, 0);
+	return s->process.pidfd < 0 ? -errno : 0;
+}
+
+void puppet_process_say(char what)
+{
+	if (write(process_ready, &what, 1) != 1)
+		_exit(1);
+}
+
+static int process_read(struct puppet_process *s, char *c)
+{
+	struct pollfd pfd = { .fd = s->ready, .events = POLLIN };
+
+	return poll(&pfd, 1, TEST_WAIT_MS) == 1 ? read(s->ready, c, 1) : -1;
+}
+
+bool puppet_process_says(struct puppet_process *s, char what)
+{
+	char c;
+
+	return process_read(s, &c) == 1 && c == what;
+}
+
+bool puppet_process_is_silent(struct puppet_process *s)
+{
+	char c;
+
+	return process_read(s, &c) == 0;
+}
+
+int puppet_process_kill(struct puppet_process *s)
+{
+	int ret;
+
+	if (s->process.pid <= 0)
+		return 0;
+	kill(s->process.pid, SIGKILL);
+	ret = requester_join(&s->process);
+	close(s->ready);
+	s->process.pid = 0;
+	return ret;
 }

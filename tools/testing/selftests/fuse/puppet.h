@@ -11,7 +11,10 @@
 
 #include <liburing.h>
 #include <linux/fuse.h>
+#include <pthread.h>
 #include <sched.h>
+#include <semaphore.h>
+#include <unistd.h>
 
 #include "common.h"
 
@@ -45,6 +48,11 @@ struct puppet_options {
 	unsigned int	max_write;
 	unsigned int	max_readahead;
 	unsigned int	max_background;
+	/* Of all files: 0 for PUPPET_FILE_SIZE, and FOPEN_* flags. */
+	__u64	file_size;
+	__u32	open_flags;
+	/* A block device, to be mounted as fuseblk; NULL for none. */
+	const char	*blkdev;
 };
 
 struct puppet {
@@ -156,13 +164,27 @@ int puppet_next(struct puppet *p, struct puppet_req *req, unsigned int ms);
  */
 int puppet_until(struct puppet *p, struct puppet_req *req, __u32 opcode);
 
-/* Serves for @ms, and says whether no request of this opcode came. */
-bool puppet_none(struct puppet *p, __u32 opcode, unsigned int ms);
+/*
+ * The same as puppet_next(), for as long as a requester can still do something:
+ * PUPPET_TIMEOUT says that all that they wait for is in the kernel, which has
+ * nothing for the server.  -ETIMEDOUT when it does not come to that.  Not for
+ * SQPOLL, whose thread may have something that the server does not see yet.
+ */
+int puppet_next_settled(struct puppet *p, struct puppet_req *req);
+
+/*
+ * Serves until puppet_next_settled() finds nothing, and says whether no request
+ * of this opcode came.
+ */
+bool puppet_none(struct puppet *p, __u32 opcode);
+
+/* The same for all opcodes; a command's error ends it. */
+int puppet_settle(struct puppet *p);
 
 /* Serves until the requester ends, and returns as requester_join() does. */
 int puppet_serve(struct puppet *p, struct requester *r);
 
-/* Serves until nothing came for @ms. */
+/* Serves until nothing came for @ms, in a server's own thread. */
 int puppet_drain(struct puppet *p, unsigned int ms);
 
 int puppet_reply(struct puppet *p, const struct puppet_req *req, int error,
@@ -241,6 +263,15 @@ struct puppet_call *puppet_message_start(struct puppet *p, const void *msg,
 int puppet_call_end(struct puppet *p, struct puppet_call *call,
 		    unsigned int ms);
 
+/* Whether it comes to wait in the kernel, for a page or an inode's lock. */
+bool puppet_call_waits(struct puppet *p, struct puppet_call *call);
+
+/*
+ * Enters the kernel, so that task work that it has deferred is done.  What
+ * completes is kept for puppet_next().
+ */
+int puppet_enter(struct puppet *p);
+
 /* Ring only: a command of which each field is the test's choice. */
 struct puppet_call *puppet_call_start(struct puppet *p, __u32 cmd_op,
 				      const struct fuse_uring_req_cmd *cmd,
@@ -263,6 +294,12 @@ int request_open(const void *path);
 int request_read(const void *puppet_io);
 int request_write(const void *puppet_io);
 
+/*
+ * Rings only: the queue that a request was sent to.  It comes by that one, unless
+ * no thread of that has come in time and one of another queue has taken it.
+ */
+int puppet_sent_to(struct puppet *p, const struct puppet_req *req);
+
 /* Binds the caller to a CPU whose requests go to this queue. */
 int puppet_bind(struct puppet *p, unsigned int qid);
 
@@ -271,9 +308,13 @@ int puppet_requester_at(struct puppet *p, unsigned int qid,
 			struct requester *r, int (*fn)(const void *arg),
 			const void *arg);
 
-/* Asks for readahead, PUPPET_READAHEAD bytes a request in the background. */
+/*
+ * Asks for readahead, PUPPET_READAHEAD bytes a request in the background: more
+ * than a page, and not more than a filesystem has by default, 128 KiB.
+ */
 int request_readahead(const void *puppet_io);
-#define PUPPET_READAHEAD	(32 * 1024)
+#define PUPPET_READAHEAD	\
+	(getpagesize() < 16384 ? 32768UL : 2UL * getpagesize())
 
 /* Requests that the test holds, in the order in which they came. */
 struct puppet_held {
@@ -301,5 +342,88 @@ struct fuse_forget_one puppet_forget(const struct puppet_req *req,
 
 /* So many stat(2) calls that not all of them can be answered from a cache. */
 int request_stats_for_ever(const void *path);
+
+/*
+ * A thread of the test's server.  Over a ring it has an io_uring of its own and
+ * arms @slots; over /dev/fuse it reads that.  It answers requests until it is
+ * told to do something else.
+ */
+struct puppet_thread {
+	struct puppet	p;
+	/* What it arms, up to the first with no slots. */
+	struct {
+		unsigned int	qid;
+		unsigned int	first;
+		unsigned int	nr;
+	} slots[4];
+	/*
+	 * It keeps requests of @hold (0: none) in @held.  With @block it then
+	 * sleeps until puppet_thread_release(), as a handler that blocks does.
+	 */
+	__u32		hold;
+	__u32		hold_next;	/* instead, after that */
+	bool		block;
+	const cpu_set_t	*cpus;		/* where it runs; NULL: anywhere */
+
+	/* Written by the thread; @nr_held may be read at any time. */
+	struct puppet_held held;
+	unsigned int	nr_held;
+	int		result;		/* of arming, and of the last job */
+
+	/* Private */
+	pthread_t	thread;
+	int		(*job)(struct puppet_thread *t);
+	bool		armed;
+	bool		end;
+	sem_t		go;
+};
+
+/* Starts it for the connection of @p and waits until its slots are armed. */
+int puppet_thread_start(struct puppet_thread *t, const struct puppet *p);
+
+/* Waits until it holds @nr requests. */
+bool puppet_thread_holds(struct puppet_thread *t, unsigned int nr);
+
+/* It answers what it holds, holds only what @hold_next says, and goes on. */
+void puppet_thread_release(struct puppet_thread *t);
+
+/*
+ * Has it do something else between two requests; puppet_thread_done() waits for
+ * the job's result.  After TEST_WAIT_MS it aborts the connection and returns
+ * -ETIMEDOUT: a thread that cannot be killed would keep a failed test from
+ * ending.
+ */
+void puppet_thread_run(struct puppet_thread *t,
+		       int (*job)(struct puppet_thread *t));
+int puppet_thread_done(struct puppet_thread *t);
+
+/*
+ * The thread ends; a job that hangs has to be ended before, by conn_abort().
+ * Its io_uring stays open until puppet_thread_free().
+ */
+void puppet_thread_end(struct puppet_thread *t);
+void puppet_thread_free(struct puppet_thread *t);
+
+/*
+ * A process of the test's server, with all of the test's descriptors.  @fn
+ * returns its exit status; puppet_process_say() tells the test how far it has
+ * come, one character at a time, and puppet_process_says() waits for that.
+ */
+struct puppet_process {
+	struct requester process;
+	int		ready;
+};
+
+int puppet_process_start(struct puppet_process *s, struct puppet *p,
+			 int (*fn)(struct puppet *p, const void *arg),
+			 const void *arg);
+void puppet_process_say(char what);
+bool puppet_process_says(struct puppet_process *s, char what);
+
+/* The program has been replaced: nobody can say anything any more. */
+bool puppet_process_is_silent(struct puppet_process *s);
+
+/* Kills it if it runs; returns what requester_join() does. */
+int puppet_process_kill(struct puppet_process *s);
 
 #endif

@@ -25,7 +25,6 @@
 #include "puppet.h"
 
 #define FILE2		(TEST_MNT "/f2")
-#define QUIET_MS	50
 #define DEFER	(IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN)
 #define HEADER		((int)sizeof(struct fuse_out_header))
 #define DEPTH		4
@@ -38,6 +37,9 @@ struct plan {
 	unsigned int serve_ms;	/* or serves for so long */
 	bool exec;		/* at SIGUSR1 it becomes another program */
 	bool initialized;	/* it is not the first one */
+	bool own_file;		/* has a file of its own mount open */
+	bool close_uring;	/* at SIGUSR1 it closes its io_uring, and says so */
+	__u64 *id;		/* commit_id of the first one, in shared memory */
 };
 
 static int resend(struct puppet *p)
@@ -45,6 +47,30 @@ static int resend(struct puppet *p)
 	int ret = puppet_notify(p, FUSE_NOTIFY_RESEND, NULL, 0);
 
 	return ret < 0 ? ret : ret == HEADER ? 0 : -EPROTO;
+}
+
+static void *open_thread(void *arg)
+{
+	int *fd = arg;
+
+	__atomic_store_n(fd, open(FILE2, O_RDWR | O_CLOEXEC), __ATOMIC_RELEASE);
+	return NULL;
+}
+
+/* By another thread, whom this one serves. */
+static int open_own_file(struct puppet *p)
+{
+	static struct puppet_req req;
+	pthread_t thread;
+	int fd = -2;
+
+	if (pthread_create(&thread, NULL, open_thread, &fd))
+		return -EAGAIN;
+	while (__atomic_load_n(&fd, __ATOMIC_ACQUIRE) == -2)
+		if (puppet_next(p, &req, 1) == PUPPET_REQUEST)
+			puppet_answer(p, &req);
+	pthread_join(thread, NULL);
+	return fd < 0 ? -EIO : 0;
 }
 
 static int first_server(struct puppet *p, const struct plan *plan, int ready)
@@ -55,18 +81,27 @@ static int first_server(struct puppet *p, const struct plan *plan, int ready)
 
 	if (plan->initialized ? puppet_ring(p) || resend(p) : puppet_begin(p))
 		return 1;
+	if (plan->own_file && open_own_file(p))
+		return 5;
 	if (write(ready, "i", 1) != 1)
 		return 2;
 	end = now_ms() + plan->serve_ms;
 	while (now_ms() < end)
 		if (puppet_next(p, &req, 1) == PUPPET_REQUEST)
 			puppet_answer(p, &req);
-	if (plan->hold &&
-	    (puppet_hold(p, &held, plan->opcode, plan->hold) ||
-	     write(ready, "h", 1) != 1))
+	if (plan->hold && puppet_hold(p, &held, plan->opcode, plan->hold))
+		return 3;
+	if (plan->id)
+		*plan->id = held.req[0]->commit_id;
+	if (plan->hold && write(ready, "h", 1) != 1)
 		return 3;
 	do {
 		pause();
+		if (plan->close_uring) {
+			puppet_close_uring(p);
+			if (write(ready, "c", 1) != 1)
+				return 6;
+		}
 	} while (!plan->exec);
 	execl("/bin/sleep", "sleep", "1000", NULL);
 	return 4;
@@ -118,6 +153,13 @@ static int server_exec(struct server *s)
 	return read(s->ready, &c, 1) ? -EIO : 0;
 }
 
+/* It lives on, without its io_uring. */
+static int server_closes_uring(struct server *s)
+{
+	kill(s->process.pid, SIGUSR1);
+	return server_holds(s);
+}
+
 static int server_kill(struct server *s)
 {
 	kill(s->process.pid, SIGKILL);
@@ -133,8 +175,11 @@ static int setup_again(struct puppet *p)
 
 	if (p->opt.transport == TRANSPORT_DEV)
 		return 0;
-	while ((ret = puppet_setup(p)) == -EBUSY && now_ms() < end)
+	while ((ret = puppet_setup(p)) == -EBUSY && now_ms() < end) {
+		/* Or a living one's, whose task work this thread has to do. */
+		puppet_enter(p);
 		sleep_ms(1);
+	}
 	return ret;
 }
 
@@ -241,11 +286,8 @@ static void hand_out_requests(struct __test_metadata *_metadata,
 	ASSERT_TRUE(conn_waiting_becomes(self->p.conn, REQUESTS));
 	self->lost = 2;
 	if (transport_rings(self->p.opt.transport)) {
-		ASSERT_TRUE(ring_queues_stat_becomes(self->p.conn, "busy",
-						     DEPTH));
-		ASSERT_TRUE(ring_queues_stat_becomes(self->p.conn, "pending",
-						     REQUESTS - DEPTH));
-		/* Those in slots have reached it, unless it has to ask. */
+		ASSERT_TRUE(ring_requests_become(self->p.conn, REQUESTS));
+		/* Slots that are free are filled, unless it has to ask. */
 		end = now_ms() + TEST_WAIT_MS;
 		do {
 			nr = ring_slots(self->p.conn, NULL, 0);
@@ -253,7 +295,11 @@ static void hand_out_requests(struct __test_metadata *_metadata,
 			 nr < DEPTH && now_ms() < end);
 		ASSERT_LE(2, nr);
 		self->lost = nr;
+		return;
 	}
+	/* For the answer: who is only about to send ends otherwise. */
+	for (i = 0; i < REQUESTS; i++)
+		ASSERT_TRUE(requester_sleeps(&self->r[i]));
 }
 
 static void lose_requests(struct __test_metadata *_metadata,
@@ -275,7 +321,7 @@ static void take(struct __test_metadata *_metadata, struct puppet *p,
 		EXPECT_EQ(again, !!(req.in.unique & FUSE_UNIQUE_RESEND));
 		ASSERT_EQ(0, puppet_answer(p, &req));
 	}
-	EXPECT_TRUE(puppet_none(p, FUSE_GETATTR, QUIET_MS));
+	EXPECT_TRUE(puppet_none(p, FUSE_GETATTR));
 }
 
 /* It is all over, and the connection is as good as a new one. */
@@ -314,7 +360,7 @@ TEST_F_TIMEOUT(restart, of_a_killed_server, TEST_TIMEOUT)
 		EXPECT_EQ(0, puppet_serve(&self->p, &self->r[i]));
 	/* Once is enough. */
 	ASSERT_EQ(0, resend(&self->p));
-	EXPECT_TRUE(puppet_none(&self->p, FUSE_GETATTR, QUIET_MS));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_GETATTR));
 	all_well(_metadata, self);
 }
 
@@ -340,7 +386,7 @@ TEST_F_TIMEOUT(restart, resend_by_write, TEST_TIMEOUT)
 	EXPECT_EQ(self->lost, again);
 	for (i = 0; i < REQUESTS; i++)
 		EXPECT_EQ(0, puppet_serve(&self->p, &self->r[i]));
-	EXPECT_TRUE(puppet_none(&self->p, FUSE_GETATTR, QUIET_MS));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_GETATTR));
 	all_well(_metadata, self);
 }
 
@@ -366,7 +412,7 @@ TEST_F_TIMEOUT(restart, of_another_program, TEST_TIMEOUT)
 	EXPECT_LE(self->lost, again);
 	for (i = 0; i < REQUESTS; i++)
 		EXPECT_EQ(0, puppet_serve(&self->p, &self->r[i]));
-	EXPECT_TRUE(puppet_none(&self->p, FUSE_GETATTR, QUIET_MS));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_GETATTR));
 	all_well(_metadata, self);
 	EXPECT_EQ(-SIGKILL, server_kill(&self->s));
 }
@@ -400,7 +446,7 @@ TEST_F_TIMEOUT(restart, twice, TEST_TIMEOUT)
 	EXPECT_LE(self->lost, again);
 	for (i = 0; i < REQUESTS; i++)
 		EXPECT_EQ(0, puppet_serve(&self->p, &self->r[i]));
-	EXPECT_TRUE(puppet_none(&self->p, FUSE_GETATTR, QUIET_MS));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_GETATTR));
 	all_well(_metadata, self);
 }
 
@@ -417,7 +463,7 @@ TEST_F_TIMEOUT(restart, requesters_are_killed, TEST_TIMEOUT)
 	ASSERT_TRUE(conn_waiting_becomes(self->p.conn, self->lost));
 	ASSERT_EQ(0, setup_again(&self->p));
 	ASSERT_EQ(0, puppet_ring(&self->p));
-	EXPECT_TRUE(puppet_none(&self->p, FUSE_GETATTR, QUIET_MS));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_GETATTR));
 	ASSERT_EQ(0, resend(&self->p));
 	take(_metadata, &self->p, self->lost, true);
 	end = now_ms() + TEST_WAIT_MS;
@@ -452,7 +498,7 @@ TEST_F_TIMEOUT(restart, aborted_before_resend, TEST_TIMEOUT)
 	ASSERT_EQ(0, setup_again(&self->p));
 	ASSERT_EQ(0, puppet_ring(&self->p));
 	take(_metadata, &self->p, REQUESTS - self->lost, false);
-	EXPECT_EQ(self->lost, conn_ctl_read(self->p.conn, "waiting"));
+	EXPECT_TRUE(conn_waiting_becomes(self->p.conn, self->lost));
 	ASSERT_EQ(0, conn_abort(self->p.conn));
 	for (i = 0; i < REQUESTS; i++)
 		EXPECT_NE(REQUESTER_HANGS, requester_join(&self->r[i]));
@@ -469,7 +515,7 @@ TEST_F_TIMEOUT(restart, interrupted, TEST_TIMEOUT)
 	ASSERT_EQ(0, requester_start(&self->r[0], request_stat, TEST_MNT));
 	ASSERT_EQ(0, server_holds(&self->s));
 	kill(self->r[0].pid, SIGUSR1);
-	EXPECT_FALSE(requester_ended(&self->r[0], NULL, QUIET_MS));
+	EXPECT_TRUE(requester_sleeps(&self->r[0]));
 	EXPECT_EQ(-SIGKILL, server_kill(&self->s));
 
 	ASSERT_EQ(0, setup_again(&self->p));
@@ -531,7 +577,7 @@ TEST_F_TIMEOUT(restart, background, TEST_TIMEOUT)
 					     &io));
 		EXPECT_EQ(0, puppet_serve(&self->p, &self->r[0]));
 	}
-	ASSERT_EQ(0, puppet_drain(&self->p, QUIET_MS));
+	ASSERT_EQ(0, puppet_settle(&self->p));
 	all_well(_metadata, self);
 }
 
@@ -565,7 +611,7 @@ TEST_F_TIMEOUT(restart, forgets, TEST_TIMEOUT)
 		for (i = 0; i < 20 && forgets < 10; i++) {
 			ASSERT_EQ(0, file_write("/proc/sys/vm/drop_caches",
 						"2"));
-			while (puppet_next(&self->p, &req, QUIET_MS) ==
+			while (puppet_next_settled(&self->p, &req) ==
 			       PUPPET_REQUEST) {
 				forgets += puppet_nr_forgets(&req);
 				EXPECT_EQ(variant->control > 0, req.ring);
@@ -597,11 +643,59 @@ TEST_F(restart, of_nobody)
 		EXPECT_EQ(unique | FUSE_UNIQUE_RESEND, req.in.unique);
 		ASSERT_EQ(0, puppet_answer(&self->p, &req));
 	} else {
-		EXPECT_TRUE(puppet_none(&self->p, FUSE_GETATTR, QUIET_MS));
+		EXPECT_TRUE(puppet_none(&self->p, FUSE_GETATTR));
 		ASSERT_EQ(0, puppet_release(&self->p, &self->held));
 	}
 	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[0]));
-	EXPECT_TRUE(puppet_none(&self->p, FUSE_GETATTR, QUIET_MS));
+	EXPECT_TRUE(puppet_none(&self->p, FUSE_GETATTR));
+}
+
+/*
+ * A server cannot end before its file is closed, which takes an answer of the
+ * next one: that must get a ring meanwhile.
+ */
+static void replace_one_that_exits(struct __test_metadata *_metadata,
+				   struct _test_data_restart *self,
+				   unsigned int hold)
+{
+	struct plan plan = {
+		.opcode = FUSE_GETATTR,
+		.hold = hold,
+		.own_file = true,
+	};
+	unsigned int i;
+
+	ASSERT_EQ(0, server_start(&self->s, &self->p, &plan));
+	for (i = 0; i < hold; i++)
+		ASSERT_EQ(0, requester_start(&self->r[i], request_stat,
+					     TEST_MNT));
+	if (hold)
+		ASSERT_EQ(0, server_holds(&self->s));
+	ASSERT_TRUE(conn_waiting_becomes(self->p.conn, hold));
+	kill(self->s.process.pid, SIGKILL);
+	close(self->s.ready);
+	/* The FLUSH of its file, which nobody can answer. */
+	ASSERT_TRUE(conn_waiting_becomes(self->p.conn, hold + 1));
+	EXPECT_FALSE(requester_ended(&self->s.process, NULL, 0));
+
+	ASSERT_EQ(0, setup_again(&self->p));
+	ASSERT_EQ(0, puppet_ring(&self->p));
+	ASSERT_EQ(0, resend(&self->p));
+	EXPECT_EQ(-SIGKILL, puppet_serve(&self->p, &self->s.process));
+	for (i = 0; i < hold; i++)
+		EXPECT_EQ(0, puppet_serve(&self->p, &self->r[i]));
+	ASSERT_EQ(0, puppet_settle(&self->p));
+	all_well(_metadata, self);
+}
+
+TEST_F_TIMEOUT(restart, of_one_that_exits, TEST_TIMEOUT)
+{
+	replace_one_that_exits(_metadata, self, 0);
+}
+
+TEST_F_TIMEOUT(restart, of_one_that_exits_with_requests, TEST_TIMEOUT)
+{
+	replace_one_that_exits(_metadata, self, 2);
 }
 
 /*
@@ -665,7 +759,7 @@ TEST_F_TIMEOUT(restart, again_and_again, 3 * TEST_TIMEOUT)
 		kill(self->r[i].pid, SIGKILL);
 		EXPECT_EQ(-SIGKILL, puppet_serve(&self->p, &self->r[i]));
 	}
-	ASSERT_EQ(0, puppet_drain(&self->p, QUIET_MS));
+	ASSERT_EQ(0, puppet_settle(&self->p));
 	EXPECT_TRUE(conn_waiting_becomes(self->p.conn, 0));
 }
 
@@ -738,7 +832,7 @@ TEST_F(ring, busy_while_armed_or_held)
 	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "parked"));
 	EXPECT_EQ(-EBUSY, setup_now(&self->p, 0));
 	EXPECT_EQ(1, ring_queue_stat(self->p.conn, 0, "busy"));
-	EXPECT_FALSE(requester_ended(&self->r, NULL, QUIET_MS));
+	EXPECT_TRUE(requester_sleeps(&self->r));
 	EXPECT_EQ(-SIGKILL, server_kill(&self->s));
 
 	ASSERT_EQ(0, setup_again(&self->p));
@@ -818,6 +912,159 @@ TEST_F(ring, old_mapping_stays)
 	EXPECT_EQ(0, munmap(map, old.mmap_size));
 }
 
+/*
+ * The first server is gone, or has closed its io_uring and lives on.  A reply
+ * of it is late: its slot's number is one of the next ring's.
+ */
+static void commit_late(struct __test_metadata *_metadata,
+			struct _test_data_ring *self, bool lives)
+{
+	struct plan plan = {
+		.opcode = FUSE_GETATTR,
+		.hold = 1,
+		.close_uring = lives,
+		.id = shared_alloc(sizeof(*plan.id)),
+	};
+	struct fuse_uring_req_cmd late = { 0 };
+	struct sigaction act = { .sa_handler = nothing };
+	static struct puppet_req req;
+	struct requester other;
+	unsigned int i;
+
+	ASSERT_NE(NULL, plan.id);
+	ASSERT_EQ(0, sigaction(SIGUSR1, &act, NULL));
+	ASSERT_EQ(0, server_start(&self->s, &self->p, &plan));
+	ASSERT_EQ(0, requester_start(&self->r, request_stat, TEST_MNT));
+	ASSERT_EQ(0, server_holds(&self->s));
+	late.commit_id = *plan.id;
+	ASSERT_NE(0, late.commit_id);
+	if (lives)
+		ASSERT_EQ(0, server_closes_uring(&self->s));
+	if (!lives)
+		ASSERT_EQ(-SIGKILL, server_kill(&self->s));
+
+	ASSERT_EQ(0, setup_again(&self->p));
+	ASSERT_EQ(0, puppet_ring(&self->p));
+	/* Whatever a slot has that counts its requests, it has been there. */
+	for (i = 0; i < 5; i++) {
+		ASSERT_EQ(0, requester_start(&other, request_stat, TEST_MNT));
+		ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_GETATTR));
+		EXPECT_NE(late.commit_id, req.commit_id);
+		/* What would be taken for a reply. */
+		puppet_fill_reply(&self->p, &req, -EXDEV, NULL, 0);
+		ASSERT_EQ(-EINVAL,
+			  puppet_command_now(&self->p,
+					     FUSE_URING_REQ_COMMIT_AND_FETCH,
+					     &late));
+		EXPECT_EQ(1, ring_queue_stat(self->p.conn, 0, "busy"));
+		ASSERT_EQ(0, puppet_answer(&self->p, &req));
+		EXPECT_EQ(0, puppet_serve(&self->p, &other));
+	}
+
+	ASSERT_EQ(0, resend(&self->p));
+	ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_GETATTR));
+	EXPECT_NE(late.commit_id, req.commit_id);
+	EXPECT_NE(0, req.in.unique & FUSE_UNIQUE_RESEND);
+	ASSERT_EQ(-EINVAL, puppet_command_now(&self->p,
+					      FUSE_URING_REQ_COMMIT_AND_FETCH,
+					      &late));
+	ASSERT_EQ(0, puppet_answer(&self->p, &req));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->r));
+	EXPECT_TRUE(conn_waiting_becomes(self->p.conn, 0));
+	if (lives)
+		EXPECT_EQ(-SIGKILL, server_kill(&self->s));
+}
+
+TEST_F_TIMEOUT(ring, late_commit_of_a_dead_server, TEST_TIMEOUT)
+{
+	commit_late(_metadata, self, false);
+}
+
+TEST_F_TIMEOUT(ring, late_commit_without_io_uring, TEST_TIMEOUT)
+{
+	commit_late(_metadata, self, true);
+}
+
+/* No commit_id is seen twice: in no slot, queue or ring of a connection. */
+#define NR_IDS	100
+
+struct ids {
+	__u64 id[2 * NR_IDS];
+	unsigned int nr;
+};
+
+/* Those of @nr requests, from each queue in turn and held in pairs. */
+static int collect_ids(struct puppet *p, struct ids *ids, unsigned int nr)
+{
+	static struct puppet_held held;
+	struct requester r[2];
+	unsigned int i, j;
+	int ret = 0;
+
+	for (i = 0; i < nr && !ret; i += 2) {
+		unsigned int qid = i / 2 % p->setup.nr_queues;
+
+		for (j = 0; j < 2 && !ret; j++)
+			ret = puppet_requester_at(p, qid, &r[j], request_stat,
+						  TEST_MNT);
+		if (!ret)
+			ret = puppet_hold(p, &held, FUSE_GETATTR, 2);
+		for (j = 0; j < 2 && !ret; j++)
+			ids->id[ids->nr++] = held.req[j]->commit_id;
+		if (!ret)
+			ret = puppet_release_all(p, &held);
+		for (j = 0; j < 2 && !ret; j++)
+			ret = puppet_serve(p, &r[j]);
+	}
+	return ret;
+}
+
+struct ids_of {
+	struct puppet *p;
+	struct ids *ids;
+};
+
+static int ids_process(void *arg)
+{
+	struct ids_of *of = arg;
+
+	return puppet_begin(of->p) || collect_ids(of->p, of->ids, NR_IDS);
+}
+
+static int compare_ids(const void *a, const void *b)
+{
+	__u64 x = *(const __u64 *)a, y = *(const __u64 *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+TEST_F_TIMEOUT(ring, ids_are_never_seen_twice, TEST_TIMEOUT)
+{
+	struct ids *ids = shared_alloc(sizeof(*ids));
+	struct ids_of of = { &self->p, ids };
+	unsigned int i, twice = 0;
+
+	ASSERT_NE(NULL, ids);
+	self->p.opt.depth = 3;
+	if (sysconf(_SC_NPROCESSORS_CONF) > 1)
+		self->p.opt.nr_queues = 2;
+	ASSERT_EQ(0, setup_again(&self->p));
+	/* It ends, and with it the first ring. */
+	ASSERT_EQ(0, process_start(&self->s.process, ids_process, &of));
+	ASSERT_EQ(0, requester_join(&self->s.process));
+	ASSERT_EQ(NR_IDS, ids->nr);
+
+	ASSERT_EQ(0, setup_again(&self->p));
+	ASSERT_EQ(0, puppet_ring(&self->p));
+	ASSERT_EQ(0, collect_ids(&self->p, ids, NR_IDS));
+	ASSERT_EQ(2 * NR_IDS, ids->nr);
+	qsort(ids->id, ids->nr, sizeof(ids->id[0]), compare_ids);
+	EXPECT_NE(0, ids->id[0]);
+	for (i = 1; i < ids->nr; i++)
+		twice += ids->id[i] == ids->id[i - 1];
+	EXPECT_EQ(0, twice);
+}
+
 /* A server that lives, and makes itself another ring. */
 TEST_F(ring, after_detach)
 {
@@ -845,6 +1092,22 @@ TEST_F(ring, after_detach)
 		EXPECT_EQ(depth, ring_queue_stat(self->p.conn, 0, "parked"));
 	}
 	EXPECT_TRUE(conn_waiting_becomes(self->p.conn, 0));
+}
+
+/* What completes with -ECANCELED need not have been told of to its owner. */
+TEST_F(ring, before_the_detached_are_told)
+{
+	self->p.opt.depth = 4;
+	ASSERT_EQ(0, setup_again(&self->p));
+	ASSERT_EQ(0, puppet_ring(&self->p));
+	ASSERT_EQ(0, puppet_init(&self->p));
+	ASSERT_EQ(0, requester_start(&self->r, request_stat, TEST_MNT));
+	ASSERT_EQ(0, puppet_hold(&self->p, &self->held, FUSE_GETATTR, 1));
+	ASSERT_EQ(0, puppet_detach(&self->p, 0));
+	ASSERT_EQ(0, puppet_release(&self->p, &self->held));
+	/* With DEFER_TASKRUN, nothing from here on does any task work. */
+	ASSERT_EQ(0, requester_join(&self->r));
+	EXPECT_EQ(0, setup_now(&self->p, 0));
 }
 
 /* The server wanted to end cleanly, and dies before it has answered. */
@@ -901,7 +1164,8 @@ TEST_F(ring, killed_after_detach_of_undelivered)
 	ASSERT_EQ(0, puppet_begin(&self->p));
 	/* Nobody enters the kernel to be told of it; with task work, somebody. */
 	ASSERT_EQ(0, requester_start(&self->r, request_stat, TEST_MNT));
-	ASSERT_TRUE(conn_waiting_becomes(self->p.conn, 1));
+	ASSERT_TRUE(ring_requests_become(self->p.conn, 1));
+	ASSERT_TRUE(requester_sleeps(&self->r));
 	ASSERT_EQ(0, puppet_detach(&self->p, 0));
 	kill(self->r.pid, SIGKILL);
 	EXPECT_EQ(-SIGKILL, variant->uring_flags & IORING_SETUP_DEFER_TASKRUN ?

@@ -7,13 +7,16 @@
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/kexec.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 
 #include "../kselftest_harness.h"
@@ -234,8 +237,9 @@ TEST_F(setup, payload_is_rounded_up)
 {
 	self->p.opt.payload = FUSE_URING_MIN_PAYLOAD + 1;
 	ASSERT_EQ(0, puppet_setup(&self->p));
-	EXPECT_EQ(FUSE_URING_MIN_PAYLOAD + getpagesize(),
-		  self->p.setup.payload_size);
+	EXPECT_EQ(0, self->p.setup.payload_size % getpagesize());
+	EXPECT_EQ((FUSE_URING_MIN_PAYLOAD + getpagesize()) / getpagesize(),
+		  self->p.setup.payload_size / getpagesize());
 	ASSERT_EQ(0, use_ring(&self->p));
 }
 
@@ -602,7 +606,7 @@ TEST(setup_largest_depth)
 	EXPECT_EQ(256, p.setup.queue_depth);
 	EXPECT_EQ(256, p.setup.nr_background);
 	EXPECT_EQ(0, use_ring(&p));
-	EXPECT_EQ(0, puppet_drain(&p, 0));
+	EXPECT_EQ(0, puppet_settle(&p));
 	EXPECT_EQ(256, ring_queues_stat(p.conn, "parked"));
 	puppet_stop(&p);
 }
@@ -742,6 +746,143 @@ TEST_F(setup_unprivileged, memlock_is_returned)
 	puppet_stop(&second);
 }
 
+/* A server, and who else has mapped its queue. */
+struct lost_server {
+	struct puppet p;
+	int ready;		/* both tell when they are */
+	int go_on[2];		/* a pipe that is closed for that */
+};
+
+static int lost_server(void *arg)
+{
+	struct lost_server *s = arg;
+
+	if (use_ring(&s->p) || write(s->ready, "r", 1) != 1)
+		return 1;
+	for (;;)
+		pause();
+}
+
+/* Keeps nothing of the server's but the mapping. */
+static int lost_mapping(void *arg)
+{
+	struct lost_server *s = arg;
+	__u64 i;
+	char c;
+
+	close(s->go_on[1]);
+	if (puppet_map(&s->p))
+		return 1;
+	memset(s->p.map[0], 'm', s->p.setup.mmap_size);
+	puppet_close_dev(&s->p);
+	if (write(s->ready, "m", 1) != 1)
+		return 2;
+	/* The end of file. */
+	if (read(s->go_on[0], &c, 1))
+		return 3;
+	for (i = 0; i < s->p.setup.mmap_size; i++)
+		if (s->p.map[0][i] != 'm')
+			return 4;
+	return 0;
+}
+
+/*
+ * Another mount's ring, which is all that the limit has room for.  Memory may be
+ * taken when a queue is mapped.
+ */
+static int another_ring(struct puppet *p)
+{
+	int ret = unprivileged_mount(p);
+
+	if (!ret)
+		ret = puppet_setup(p);
+	if (!ret)
+		ret = puppet_map(p);
+	return ret;
+}
+
+/* Waits, as the io_uring of a dead process goes a little later. */
+static int another_ring_becomes(struct puppet *p, int unlike)
+{
+	__u64 end = now_ms() + TEST_WAIT_MS;
+	int ret;
+
+	while ((ret = another_ring(p)) == unlike && now_ms() < end)
+		puppet_stop(p);
+	return ret;
+}
+
+static void memlock_for_one(struct __test_metadata *_metadata,
+			    struct puppet *first)
+{
+	struct rlimit rlimit = { RLIM_INFINITY, RLIM_INFINITY };
+
+	ASSERT_EQ(0, setrlimit(RLIMIT_MEMLOCK, &rlimit));
+	ASSERT_EQ(0, unprivileged_mount(first));
+	ASSERT_EQ(0, puppet_setup(first));
+	rlimit.rlim_cur = first->setup.mmap_size + first->setup.mmap_size / 2;
+	ASSERT_EQ(0, setrlimit(RLIMIT_MEMLOCK, &rlimit));
+}
+
+/* A mount whose server has crashed keeps nothing of the ring. */
+TEST_F(setup_unprivileged, memlock_of_a_dead_server)
+{
+	static struct lost_server s;
+	struct requester server;
+	struct puppet second;
+	int fds[2];
+	char c;
+
+	memlock_for_one(_metadata, &s.p);
+	ASSERT_EQ(0, pipe2(fds, O_CLOEXEC));
+	s.ready = fds[1];
+	ASSERT_EQ(0, process_start(&server, lost_server, &s));
+	ASSERT_EQ(1, read(fds[0], &c, 1));
+	puppet_close_dev(&s.p);
+	EXPECT_EQ(-ENOBUFS, another_ring(&second));
+	puppet_stop(&second);
+
+	kill(server.pid, SIGKILL);
+	ASSERT_EQ(-SIGKILL, requester_join(&server));
+	EXPECT_EQ(0, another_ring_becomes(&second, -ENOBUFS));
+	puppet_stop(&second);
+	puppet_stop(&s.p);
+}
+
+/* Unless somebody has it mapped. */
+TEST_F(setup_unprivileged, memlock_of_a_mapping_that_stays)
+{
+	struct requester server, mapping;
+	static struct lost_server s;
+	struct puppet second;
+	struct requester r;
+	int fds[2];
+	char c;
+
+	memlock_for_one(_metadata, &s.p);
+	ASSERT_EQ(0, pipe2(fds, O_CLOEXEC));
+	s.ready = fds[1];
+	ASSERT_EQ(0, process_start(&server, lost_server, &s));
+	ASSERT_EQ(1, read(fds[0], &c, 1));
+	ASSERT_EQ(0, pipe2(s.go_on, O_CLOEXEC));
+	ASSERT_EQ(0, process_start(&mapping, lost_mapping, &s));
+	ASSERT_EQ(1, read(fds[0], &c, 1));
+	puppet_close_dev(&s.p);
+	kill(server.pid, SIGKILL);
+	ASSERT_EQ(-SIGKILL, requester_join(&server));
+	/* The end of the connection ends this, before it begins or after. */
+	ASSERT_EQ(0, requester_start(&r, request_stat, TEST_MNT));
+	EXPECT_LT(0, requester_join(&r));
+	EXPECT_EQ(-ENOBUFS, another_ring(&second));
+	puppet_stop(&second);
+
+	close(s.go_on[1]);
+	EXPECT_EQ(0, requester_join(&mapping));
+	EXPECT_EQ(0, another_ring_becomes(&second, -ENOBUFS));
+	puppet_stop(&second);
+	puppet_stop(&s.p);
+}
+
 /* Memory of the ring is the memory cgroup's. */
 #define CGROUP	TEST_DIR "/cgroup"
 
@@ -787,15 +928,62 @@ TEST_F(setup_memcg, is_charged)
 
 	self->p.opt.depth = 64;
 	self->p.opt.background = 32;
-	self->p.opt.payload = 1 << 20;
+	self->p.opt.payload = 256 * getpagesize();
 	before = file_number(CGROUP "/fuse_test/memory.current");
 	ASSERT_LE(0, before);
 	ASSERT_EQ(0, puppet_setup(&self->p));
-	ASSERT_LT(4 << 20, self->p.setup.mmap_size);
+	ASSERT_LT(1024 * getpagesize(), self->p.setup.mmap_size);
 	after = file_number(CGROUP "/fuse_test/memory.current");
 	/* Each CPU may have charged 64 pages before: not exact, but near. */
 	EXPECT_LE(self->p.setup.mmap_size / 4 * 3, after - before);
 	EXPECT_EQ(0, use_ring(&self->p));
+}
+
+/* Bytes that the kernel has allocated for the group, without those of users. */
+static long cgroup_kernel_bytes(void)
+{
+	char text[4096], *at;
+
+	if (file_read(CGROUP "/fuse_test/memory.stat", text, sizeof(text)) < 0)
+		return -1;
+	at = strstr(text, "\nkernel ");
+	return at ? atol(at + strlen("\nkernel ")) : -1;
+}
+
+/* The mount is still there, the ring is not. */
+TEST_F(setup_memcg, is_no_more_when_the_server_is_dead)
+{
+	static struct lost_server s;
+	struct requester server;
+	long before, after, size;
+	int fds[2];
+	__u64 end;
+	char c;
+
+	self->p.opt.depth = 64;
+	self->p.opt.background = 32;
+	self->p.opt.payload = 1 << 20;
+	ASSERT_EQ(0, puppet_setup(&self->p));
+	ASSERT_LT(4 << 20, self->p.setup.mmap_size);
+	ASSERT_EQ(0, pipe2(fds, O_CLOEXEC));
+	s.p = self->p;
+	s.ready = fds[1];
+	ASSERT_EQ(0, process_start(&server, lost_server, &s));
+	ASSERT_EQ(1, read(fds[0], &c, 1));
+	size = self->p.setup.mmap_size;
+	before = cgroup_kernel_bytes();
+	ASSERT_LE(size, before);
+
+	puppet_close_dev(&self->p);
+	kill(server.pid, SIGKILL);
+	ASSERT_EQ(-SIGKILL, requester_join(&server));
+	end = now_ms() + TEST_WAIT_MS;
+	do {
+		sleep_ms(1);
+		after = cgroup_kernel_bytes();
+		ASSERT_LE(0, after);
+	} while (before - after < size / 4 * 3 && now_ms() < end);
+	EXPECT_LE(size / 4 * 3, before - after);
 }
 
 TEST_F(setup_memcg, over_the_limit)
@@ -804,9 +992,10 @@ TEST_F(setup_memcg, over_the_limit)
 
 	self->p.opt.depth = 64;
 	self->p.opt.background = 32;
-	self->p.opt.payload = 1 << 20;
+	self->p.opt.payload = 256 * getpagesize();
 	snprintf(limit, sizeof(limit), "%ld",
-		 file_number(CGROUP "/fuse_test/memory.current") + (2 << 20));
+		 file_number(CGROUP "/fuse_test/memory.current") +
+		 512 * getpagesize());
 	ASSERT_EQ(0, file_write(CGROUP "/fuse_test/memory.max", limit));
 	EXPECT_EQ(-ENOMEM, puppet_setup(&self->p));
 	EXPECT_EQ(-1, ring_stat(self->p.conn, "requests_ring"));
@@ -814,6 +1003,100 @@ TEST_F(setup_memcg, over_the_limit)
 	ASSERT_EQ(0, file_write(CGROUP "/fuse_test/memory.max", "max"));
 	ASSERT_EQ(0, puppet_setup(&self->p));
 	EXPECT_EQ(0, use_ring(&self->p));
+}
+
+/*
+ * The kernel reads a file for itself, all of it at once: a module, or what is
+ * to be a kernel.  It is neither, which is found out when it has been read.
+ */
+FIXTURE(kernel_read)
+{
+	struct puppet p;
+	struct requester r;
+};
+
+FIXTURE_VARIANT(kernel_read)
+{
+	enum test_transport transport;
+	unsigned int payload;
+};
+
+FIXTURE_VARIANT_ADD(kernel_read, dev) {
+	.transport = TRANSPORT_DEV,
+};
+
+FIXTURE_VARIANT_ADD(kernel_read, ring) {
+	.transport = TRANSPORT_RING,
+};
+
+FIXTURE_VARIANT_ADD(kernel_read, ring_smallest_payload) {
+	.transport = TRANSPORT_RING,
+	.payload = FUSE_URING_MIN_PAYLOAD,
+};
+
+FIXTURE_VARIANT_ADD(kernel_read, user) {
+	.transport = TRANSPORT_USER,
+};
+
+FIXTURE_SETUP(kernel_read)
+{
+	const char *why = test_prepare(variant->transport);
+	struct puppet_options opt = {
+		.transport = variant->transport,
+		.nr_queues = 1,
+		.depth = 2,
+		.payload = variant->payload,
+		.file_size = 2 << 20,
+		.open_flags = FOPEN_DIRECT_IO,
+	};
+
+	if (why)
+		SKIP(return, "%s", why);
+	ASSERT_EQ(0, puppet_start(&self->p, &opt));
+}
+
+FIXTURE_TEARDOWN(kernel_read)
+{
+	puppet_stop(&self->p);
+}
+
+static int read_module(int fd)
+{
+	return syscall(SYS_finit_module, fd, "", 0);
+}
+
+static int read_kernel(int fd)
+{
+	return syscall(SYS_kexec_file_load, fd, -1, 0UL, NULL,
+		       KEXEC_FILE_NO_INITRAMFS);
+}
+
+static int (*kernel_read)(int fd);
+
+static int request_kernel_read(const void *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC), ret;
+
+	if (fd < 0)
+		return -errno;
+	ret = kernel_read(fd) ? -errno : 0;
+	close(fd);
+	return ret;
+}
+
+TEST_F(kernel_read, of_two_mebibytes)
+{
+	if (read_module(-1) && errno == EBADF)
+		kernel_read = read_module;
+	else if (read_kernel(-1) && errno == EBADF)
+		kernel_read = read_kernel;
+	else
+		SKIP(return, "neither CONFIG_MODULES nor CONFIG_KEXEC_FILE");
+	ASSERT_EQ(0, requester_start(&self->r, request_kernel_read,
+				     TEST_MNT "/f2"));
+	EXPECT_EQ(ENOEXEC, puppet_serve(&self->p, &self->r));
+	if (variant->transport == TRANSPORT_RING)
+		EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
 }
 
 /* What the kernel says about queues, for different numbers of them. */

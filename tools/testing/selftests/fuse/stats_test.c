@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -160,25 +161,25 @@ TEST_F(stats, synchronous)
 
 TEST_F(stats, background)
 {
-	struct puppet_io io = { .path = FILE2, .len = 3 * PUPPET_READAHEAD };
+	struct puppet_io io = { .path = FILE2, .len = 4 * PUPPET_READAHEAD };
 	static struct puppet_held held;
 	struct requester r;
 
 	ASSERT_EQ(0, start(&self->p));
 	ASSERT_EQ(0, requester_start(&r, request_readahead, &io));
-	ASSERT_EQ(0, puppet_hold(&self->p, &held, FUSE_READ, 1));
-	/* The credit is taken: the others wait. */
-	ASSERT_TRUE(ring_queues_stat_becomes(self->p.conn, "pending", 2));
-	EXPECT_EQ(1, ring_queue_stat(self->p.conn, 0, "background"));
-	/* The other one is the FLUSH of close(2). */
-	EXPECT_TRUE(ring_queues_stat_becomes(self->p.conn, "busy", 2));
-	EXPECT_EQ(2, ring_queue_stat(self->p.conn, 0, "parked"));
-	ASSERT_EQ(0, puppet_release(&self->p, &held));
+	/* One slot is kept for synchronous requests, and one for writeback. */
+	ASSERT_EQ(0, puppet_hold(&self->p, &held, FUSE_READ, 2));
+	/* The FLUSH of close(2) has come and gone then. */
 	ASSERT_EQ(0, puppet_serve(&self->p, &r));
-	ASSERT_EQ(0, puppet_drain(&self->p, 0));
-	/* FUSE_INIT and RELEASE besides the three. */
-	EXPECT_EQ(5, ring_stat(self->p.conn, "requests_ring_async"));
+	EXPECT_EQ(2, ring_queue_stat(self->p.conn, 0, "pending"));
+	EXPECT_EQ(2, ring_queue_stat(self->p.conn, 0, "background"));
+	EXPECT_EQ(2, ring_queue_stat(self->p.conn, 0, "busy"));
+	EXPECT_EQ(2, ring_queue_stat(self->p.conn, 0, "parked"));
 	EXPECT_LE(2, ring_stat(self->p.conn, "waits"));
+	ASSERT_EQ(0, puppet_release_all(&self->p, &held));
+	ASSERT_EQ(0, puppet_settle(&self->p));
+	/* FUSE_INIT and RELEASE besides the four. */
+	EXPECT_EQ(6, ring_stat(self->p.conn, "requests_ring_async"));
 	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "background"));
 	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "pending"));
 }
@@ -355,7 +356,7 @@ TEST_F(user_stats, background)
 	EXPECT_LE(1, ring_queue_stat(self->p.conn, 0, "background"));
 	ASSERT_EQ(0, puppet_release(&self->p, &held));
 	ASSERT_EQ(0, puppet_serve(&self->p, &self->r));
-	ASSERT_EQ(0, puppet_drain(&self->p, 0));
+	ASSERT_EQ(0, puppet_settle(&self->p));
 	/* RELEASE besides the three. */
 	EXPECT_EQ(before + 4, ring_stat(self->p.conn, "requests_ring_async"));
 	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "background"));
@@ -393,6 +394,208 @@ TEST_F(user_stats, device)
 	EXPECT_EQ(0, ring_stat(self->p.conn, "interrupts_ring"));
 	EXPECT_EQ(0, ring_stat(self->p.conn, "notifications_ring"));
 	EXPECT_TRUE(puppet_all_by_ring(&self->p));
+}
+
+/* A ring that was promised is seen before there is a slot of it. */
+TEST(user_stats_of_a_promise)
+{
+	const char *why = test_prepare(TRANSPORT_USER);
+	struct puppet_options opt = {
+		.transport = TRANSPORT_USER,
+		.nr_queues = 1,
+		.depth = 2,
+	};
+	struct requester r;
+	struct puppet p;
+
+	if (why)
+		SKIP(return, "%s", why);
+	ASSERT_EQ(0, puppet_open(&p, &opt));
+	ASSERT_EQ(0, puppet_mount(&p));
+	ASSERT_EQ(0, puppet_setup(&p));
+	EXPECT_EQ(-1, ring_stat(p.conn, "promised"));
+	ASSERT_EQ(0, puppet_init(&p));
+	EXPECT_EQ(1, ring_stat(p.conn, "promised"));
+	EXPECT_EQ(0, ring_stat(p.conn, "queues_live"));
+	EXPECT_EQ(-1, ring_queues_stat(p.conn, "live"));
+
+	ASSERT_EQ(0, puppet_ring(&p));
+	EXPECT_EQ(1, ring_stat(p.conn, "queues_live"));
+	EXPECT_EQ(1, ring_stat(p.conn, "user_buffers"));
+	ASSERT_EQ(0, requester_start(&r, request_stat, FILE2));
+	EXPECT_EQ(0, puppet_serve(&p, &r));
+	puppet_stop(&p);
+}
+
+/* There is no such file where nothing was promised. */
+TEST(user_stats_without_a_promise)
+{
+	const char *why = test_prepare(TRANSPORT_USER);
+	struct puppet_options opt = {
+		.transport = TRANSPORT_USER,
+		.nr_queues = 1,
+		.no_promise = true,
+	};
+	struct puppet p;
+
+	if (why)
+		SKIP(return, "%s", why);
+	ASSERT_EQ(0, puppet_open(&p, &opt));
+	ASSERT_EQ(0, puppet_mount(&p));
+	ASSERT_EQ(0, puppet_setup(&p));
+	ASSERT_EQ(0, puppet_init(&p));
+	EXPECT_EQ(-1, ring_stat(p.conn, "promised"));
+	EXPECT_EQ(-1, ring_stat(p.conn, "queues_live"));
+	puppet_stop(&p);
+}
+
+/* Requests that wait, and slots whose server does not come. */
+FIXTURE(waiting)
+{
+	struct puppet p;
+	struct puppet_held held;
+	struct requester r[3];
+};
+
+FIXTURE_VARIANT(waiting)
+{
+	enum test_transport transport;
+};
+
+FIXTURE_VARIANT_ADD(waiting, ring) {
+	.transport = TRANSPORT_RING,
+};
+
+FIXTURE_VARIANT_ADD(waiting, user) {
+	.transport = TRANSPORT_USER,
+};
+
+FIXTURE_SETUP(waiting)
+{
+	const char *why = test_prepare(variant->transport);
+	struct puppet_options opt = {
+		.transport = variant->transport,
+		/* The server comes only when the test lets it. */
+		.uring_flags = IORING_SETUP_SINGLE_ISSUER |
+			       IORING_SETUP_DEFER_TASKRUN,
+		.nr_queues = 1,
+		.depth = 2,
+	};
+
+	if (why)
+		SKIP(return, "%s", why);
+	ASSERT_EQ(0, puppet_start(&self->p, &opt));
+	ASSERT_EQ(0, requester_start(&self->r[0], request_stat, FILE2));
+	ASSERT_EQ(0, puppet_serve(&self->p, &self->r[0]));
+	ASSERT_TRUE(conn_waiting_becomes(self->p.conn, 0));
+}
+
+FIXTURE_TEARDOWN(waiting)
+{
+	puppet_stop(&self->p);
+}
+
+/* Waits until a figure of queue 0 is more than @value. */
+static bool queue_stat_exceeds(struct puppet *p, const char *key, long value)
+{
+	__u64 end = now_ms() + TEST_WAIT_MS;
+
+	do {
+		if (ring_queue_stat(p->conn, 0, key) > value)
+			return true;
+		sleep_ms(1);
+	} while (now_ms() < end);
+	return false;
+}
+
+TEST_F(waiting, pending)
+{
+	unsigned int i;
+
+	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "pending"));
+	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "pending_ms"));
+	for (i = 0; i < 2; i++) {
+		ASSERT_EQ(0, requester_start(&self->r[i], request_stat,
+					     FILE2));
+		ASSERT_EQ(0, puppet_hold(&self->p, &self->held, FUSE_GETATTR,
+					 i + 1));
+	}
+	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "pending"));
+	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "pending_ms"));
+
+	ASSERT_EQ(0, requester_start(&self->r[2], request_stat, FILE2));
+	ASSERT_TRUE(ring_queue_stat_becomes(self->p.conn, 0, "pending", 1));
+	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "called"));
+	EXPECT_TRUE(queue_stat_exceeds(&self->p, "pending_ms", 50));
+	ASSERT_EQ(0, puppet_release(&self->p, &self->held));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[0]));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[2]));
+	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "pending"));
+	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "pending_ms"));
+
+	/* Who has given up does not count any more. */
+	ASSERT_EQ(0, requester_start(&self->r[0], request_stat, FILE2));
+	ASSERT_EQ(0, puppet_hold(&self->p, &self->held, FUSE_GETATTR, 2));
+	ASSERT_EQ(0, requester_start(&self->r[2], request_stat, FILE2));
+	ASSERT_TRUE(queue_stat_exceeds(&self->p, "pending_ms", 20));
+	kill(self->r[2].pid, SIGKILL);
+	EXPECT_EQ(-SIGKILL, requester_join(&self->r[2]));
+	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "pending"));
+	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "pending_ms"));
+	ASSERT_EQ(0, puppet_release_all(&self->p, &self->held));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[0]));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[1]));
+}
+
+/* The line about a slot that was called, or false. */
+static bool called_slot(int conn, unsigned int *slot, unsigned int *age)
+{
+	static char text[1 << 16];
+	unsigned int qid;
+	char path[128];
+	char *line, *save;
+
+	snprintf(path, sizeof(path), TEST_FUSECTL "/%d/uring", conn);
+	if (file_read(path, text, sizeof(text)) < 0)
+		return false;
+	for (line = strtok_r(text, "\n", &save); line;
+	     line = strtok_r(NULL, "\n", &save))
+		if (sscanf(line, "called %u %u age_ms %u", &qid, slot,
+			   age) == 3 && !qid)
+			return true;
+	return false;
+}
+
+TEST_F(waiting, called)
+{
+	unsigned int slot, age = 0, first = 0;
+	__u64 end;
+
+	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "called"));
+	EXPECT_FALSE(called_slot(self->p.conn, &slot, &age));
+	ASSERT_EQ(0, requester_start(&self->r[0], request_stat, FILE2));
+	/* After a tick, another slot may be called for it. */
+	ASSERT_TRUE(queue_stat_exceeds(&self->p, "called", 0));
+	/* What for is not decided yet: it still waits. */
+	EXPECT_EQ(1, ring_queue_stat(self->p.conn, 0, "pending"));
+	EXPECT_EQ(0, ring_slots(self->p.conn, NULL, 0));
+	ASSERT_TRUE(called_slot(self->p.conn, &slot, &first));
+	EXPECT_GT(2, slot);
+	end = now_ms() + TEST_WAIT_MS;
+	do {
+		ASSERT_TRUE(called_slot(self->p.conn, &slot, &age));
+	} while (age <= first + 20 && now_ms() < end);
+	EXPECT_LT(first + 20, age);
+
+	ASSERT_EQ(0, puppet_hold(&self->p, &self->held, FUSE_GETATTR, 1));
+	/* Other calls come to nothing. */
+	ASSERT_EQ(0, puppet_enter(&self->p));
+	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "called"));
+	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 0, "pending"));
+	EXPECT_FALSE(called_slot(self->p.conn, &slot, &age));
+	EXPECT_EQ(1, ring_slots(self->p.conn, NULL, 0));
+	ASSERT_EQ(0, puppet_release_all(&self->p, &self->held));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->r[0]));
 }
 
 /* Read while it is being used, and while its connection ends. */

@@ -39,7 +39,7 @@ static int request_anything(const void *arg)
 		.len = 70000,
 		.flags = O_RDONLY | O_DIRECT,
 	};
-	static const struct puppet_io ahead = {
+	const struct puppet_io ahead = {
 		.path = TEST_MNT "/f3",
 		.len = 4 * PUPPET_READAHEAD,
 		.flags = O_RDONLY,

@@ -8,6 +8,7 @@
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -22,6 +23,7 @@
 #include "../kselftest_harness.h"
 #include "common.h"
 #include "puppet.h"
+#include "util.h"
 
 #define FILE2		(TEST_MNT "/f2")
 #define REGISTER	FUSE_IO_URING_CMD_REGISTER
@@ -29,7 +31,6 @@
 #define DEFER	(IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN)
 
 /* Nothing more comes: long enough to notice, and never a reason to fail. */
-#define QUIET_MS	50
 
 /* A good answer to the GETATTR of FILE2. */
 static const struct fuse_attr_out good_attr = {
@@ -198,17 +199,46 @@ TEST_F(begin, not_promised)
 	EXPECT_EQ(0, puppet_serve(&self->p, &self->r));
 }
 
-/* Who has said so is waited for, and what waits is not sent elsewhere. */
-TEST_F(begin, requests_wait)
+/* Nobody waits for the first slot: until then, requests go over /dev/fuse. */
+TEST_F(begin, served_before_the_first_slot)
 {
 	static struct puppet_req req;
+	unsigned int i;
 
+	/* One was there before the promise was. */
 	ASSERT_EQ(0, requester_start(&self->r, request_stat, FILE2));
 	ASSERT_TRUE(conn_waiting_becomes(self->p.conn, 2));
 	ASSERT_EQ(0, puppet_init(&self->p));
-	EXPECT_TRUE(puppet_none(&self->p, FUSE_LOOKUP, QUIET_MS));
-	EXPECT_FALSE(requester_ended(&self->r, NULL, 0));
+	ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_LOOKUP));
+	EXPECT_FALSE(req.ring);
+	ASSERT_EQ(0, puppet_answer(&self->p, &req));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->r));
+	for (i = 0; i < 3; i++) {
+		ASSERT_EQ(0, requester_start(&self->r, request_stat, FILE2));
+		EXPECT_EQ(0, puppet_serve(&self->p, &self->r));
+	}
+
+	ASSERT_EQ(0, puppet_arm(&self->p));
+	EXPECT_EQ(0, one_more(&self->p));
+}
+
+static bool dev_has_request(struct puppet *p, unsigned int ms)
+{
+	struct pollfd pfd = { .fd = p->fd, .events = POLLIN };
+
+	return poll(&pfd, 1, ms) == 1 && pfd.revents & POLLIN;
+}
+
+/* What still waits there goes to the ring. */
+TEST_F(begin, first_slot_gets_what_waits)
+{
+	static struct puppet_req req;
+
+	ASSERT_EQ(0, puppet_init(&self->p));
+	ASSERT_EQ(0, requester_start(&self->r, request_stat, FILE2));
+	ASSERT_TRUE(dev_has_request(&self->p, TEST_WAIT_MS));
 	ASSERT_EQ(0, puppet_arm_slots(&self->p, 0, 0, 1));
+	EXPECT_FALSE(dev_has_request(&self->p, 0));
 	ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_LOOKUP));
 	EXPECT_TRUE(req.ring);
 	ASSERT_EQ(0, puppet_answer(&self->p, &req));
@@ -216,19 +246,22 @@ TEST_F(begin, requests_wait)
 	EXPECT_TRUE(puppet_all_by_ring(&self->p));
 }
 
-/* The same for one that comes later. */
-TEST_F(begin, later_requests_wait)
+/* What has been read there is answered there. */
+TEST_F(begin, read_before_the_first_slot)
 {
+	static struct puppet_req req;
+
 	ASSERT_EQ(0, puppet_init(&self->p));
 	ASSERT_EQ(0, requester_start(&self->r, request_stat, FILE2));
-	ASSERT_TRUE(conn_waiting_becomes(self->p.conn, 1));
-	EXPECT_TRUE(puppet_none(&self->p, FUSE_LOOKUP, QUIET_MS));
+	ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_LOOKUP));
+	ASSERT_FALSE(req.ring);
 	ASSERT_EQ(0, puppet_arm(&self->p));
+	ASSERT_EQ(0, puppet_answer(&self->p, &req));
 	EXPECT_EQ(0, puppet_serve(&self->p, &self->r));
-	EXPECT_TRUE(puppet_all_by_ring(&self->p));
+	EXPECT_EQ(0, one_more(&self->p));
 }
 
-/* Who waits for a slot can be killed. */
+/* Who waits there can be killed. */
 TEST_F(begin, killed_while_waiting)
 {
 	ASSERT_EQ(0, puppet_init(&self->p));
@@ -242,7 +275,7 @@ TEST_F(begin, killed_while_waiting)
 	EXPECT_EQ(0, one_more(&self->p));
 }
 
-/* The first slot that is not to be had is the end of the waiting. */
+/* A first slot that is not to be had changes nothing. */
 TEST_F(begin, first_registration_fails)
 {
 	static struct puppet_req req;
@@ -250,7 +283,6 @@ TEST_F(begin, first_registration_fails)
 	ASSERT_EQ(0, puppet_init(&self->p));
 	ASSERT_EQ(0, requester_start(&self->r, request_stat, FILE2));
 	ASSERT_TRUE(conn_waiting_becomes(self->p.conn, 1));
-	ASSERT_TRUE(puppet_none(&self->p, FUSE_LOOKUP, QUIET_MS));
 	EXPECT_EQ(-EINVAL, command_now(&self->p, REGISTER, 0, 0, NULL, 1));
 	ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_LOOKUP));
 	EXPECT_FALSE(req.ring);
@@ -806,7 +838,7 @@ TEST(on_a_managed_ring)
  * What does not fit into the smallest payload area goes over /dev/fuse, and so
  * does what may have an answer that does not.
  */
-#define VALUE_SIZE	60000
+#define VALUE_SIZE	65536
 
 static int request_setxattr(const void *path)
 {
@@ -835,7 +867,8 @@ TEST(small_payload)
 		.transport = TRANSPORT_USER,
 		.nr_queues = 1,
 		.depth = 2,
-		.payload = 8192,
+		/* A page at least. */
+		.payload = max(8192, getpagesize()),
 		.max_write = 4096,
 	};
 	static char value[VALUE_SIZE];
@@ -857,7 +890,7 @@ TEST(small_payload)
 
 	ASSERT_EQ(0, requester_start(&r, request_getxattr, FILE2));
 	ASSERT_EQ(0, puppet_until(&p, &req, FUSE_GETXATTR));
-	EXPECT_FALSE(req.ring);
+	EXPECT_EQ(sizeof(value) <= opt.payload, req.ring);
 	ASSERT_EQ(0, puppet_reply(&p, &req, 0, value, sizeof(value)));
 	EXPECT_EQ(0, puppet_serve(&p, &r));
 
@@ -1086,6 +1119,8 @@ FIXTURE_SETUP(memory)
 		.transport = TRANSPORT_USER,
 		.nr_queues = 1,
 		.depth = 2,
+		/* Two lookups at a time. */
+		.init_flags = FUSE_PARALLEL_DIROPS,
 	};
 
 	if (why)
@@ -1191,17 +1226,40 @@ TEST_F(memory, before_delivery_to_the_only_slot)
 /* Another slot takes over. */
 TEST_F(memory, before_delivery_to_one_of_two)
 {
+	struct puppet_held held = { };
+	struct puppet_req *req;
 	unsigned int i, faults = 0;
+	struct requester other;
+	__u64 end;
+	int ret;
 
 	ASSERT_EQ(0, take_away(&self->p, variant->header, variant->gone,
 			       variant->prot));
 	ASSERT_EQ(0, puppet_arm_slots(&self->p, 0, 1, 1));
-	/* Which slot is used when is the kernel's choice. */
-	for (i = 0; i < 20 && !faults; i++) {
-		ASSERT_EQ(0, start_lookup(&self->r));
-		ASSERT_EQ(0, serve_faults(&self->p, &self->r, &faults));
+	/* Which slot is used first is the kernel's choice. */
+	ASSERT_EQ(0, start_lookup(&self->r));
+	ASSERT_EQ(0, start_lookup(&other));
+	for (end = now_ms() + TEST_WAIT_MS;
+	     (!faults || !held.nr) && now_ms() < end;) {
+		req = malloc(sizeof(*req));
+		ASSERT_NE(NULL, req);
+		ret = puppet_next(&self->p, req, 2);
+		if (ret == PUPPET_REQUEST) {
+			EXPECT_EQ(1, req->slot);
+			held.req[held.nr++] = req;
+			continue;
+		}
+		free(req);
+		if (ret == PUPPET_TIMEOUT)
+			continue;
+		ASSERT_EQ(-EFAULT, ret);
+		faults++;
 	}
 	EXPECT_EQ(1, faults);
+	ASSERT_EQ(1, held.nr);
+	ASSERT_EQ(0, puppet_release_all(&self->p, &held));
+	ASSERT_EQ(0, serve_faults(&self->p, &self->r, &faults));
+	ASSERT_EQ(0, serve_faults(&self->p, &other, &faults));
 	for (i = 0; i < 5; i++) {
 		ASSERT_EQ(0, start_lookup(&self->r));
 		ASSERT_EQ(0, serve_faults(&self->p, &self->r, &faults));

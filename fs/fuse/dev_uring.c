@@ -1,0 +1,767 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * FUSE over io_uring: the ring of a connection.  An ioctl on the mounted
+ * /dev/fuse descriptor makes it, the last thread that serves it frees it.  See
+ * Documentation/filesystems/fuse-uring.rst.
+ */
+#include "dev_uring_i.h"
+
+#include <linux/backing-dev.h>
+#include <linux/module.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+
+static bool enable_uring;
+module_param(enable_uring, bool, 0644);
+MODULE_PARM_DESC(enable_uring,
+		 "Allow FUSE servers to set up io_uring communication");
+
+/* mmap2() of a 32-bit task reaches this far */
+#define FUSE_URING_MAX_OFFSET		BIT_ULL(44)
+
+#define FUSE_URING_DEFAULT_DEPTH	8
+
+/* Smallest payload area with user buffers, in bytes */
+#define FUSE_URING_MIN_USER_PAYLOAD	8192U
+
+/* Buffers in a pool: one for sync requests, one for writeback, shared ones */
+#define FUSE_URING_MIN_BUFFERS		3ULL
+#define FUSE_URING_DEFAULT_BUFFERS	4ULL
+
+#define FUSE_URING_CHUNK_SIZE \
+	max_t(unsigned int, FUSE_URING_POOL_CHUNK, PAGE_SIZE)
+
+/* Sizes of the structures when they were introduced */
+#define FUSE_URING_SETUP_SIZE_VER0	\
+	offsetofend(struct fuse_uring_setup, reserved)
+#define FUSE_URING_QUEUE_INFO_SIZE_VER0	\
+	offsetofend(struct fuse_uring_queue_info, reserved)
+
+/* For work that does not wait */
+struct workqueue_struct *fuse_uring_wq;
+
+/* Free what the statistics needed */
+static void fuse_uring_free(struct fuse_uring *uring)
+{
+	unsigned int i;
+
+	for (i = 0; i < uring->nr_queues; i++)
+		kfree(uring->queues[i]);
+	kvfree(uring);
+}
+
+/* Called when the connection's last reference is gone */
+void fuse_uring_release(struct fuse_conn *fc)
+{
+	if (fc->uring_ended)
+		fuse_uring_free(fc->uring_ended);
+}
+
+/* Frees a ring that nobody uses.  Statistics stay with the connection. */
+static void fuse_uring_teardown(struct fuse_uring *uring)
+{
+	struct fuse_conn *fc = uring->fc;
+	unsigned int i;
+
+	/* Balancing a queue looks at all of them */
+	for (i = 0; i < uring->nr_queues; i++)
+		if (uring->queues[i])
+			timer_shutdown_sync(&uring->queues[i]->timer);
+	cancel_work_sync(&uring->balancer);
+	for (i = 0; i < uring->nr_queues; i++)
+		if (uring->queues[i])
+			fuse_uring_queue_end(uring->queues[i]);
+	fuse_uring_notifier_put(uring->notifier);
+	fuse_uring_map_free(uring);
+	if (fc->uring_ended != uring)
+		fuse_uring_free(uring);
+	fuse_conn_put(fc);
+}
+
+static void fuse_uring_end_work(struct work_struct *work)
+{
+	fuse_uring_teardown(container_of(to_rcu_work(work), struct fuse_uring,
+					 end_work));
+}
+
+/* Returns the ring of a connection with a reference, or NULL */
+struct fuse_uring *fuse_uring_get(struct fuse_conn *fc)
+{
+	struct fuse_uring *uring;
+
+	rcu_read_lock();
+	do {
+		uring = fuse_uring_rcu(fc);
+	} while (uring && !refcount_inc_not_zero(&uring->ref));
+	rcu_read_unlock();
+
+	return uring;
+}
+
+/* The last reference frees the ring after a grace period */
+void fuse_uring_put(struct fuse_uring *uring)
+{
+	if (refcount_dec_and_test(&uring->ref))
+		queue_rcu_work(fuse_uring_wq, &uring->end_work);
+}
+
+/*
+ * Error of commands after the end of the connection.  With user buffers an
+ * abort is reported as by read(2).
+ */
+int fuse_uring_gone(struct fuse_conn *fc, bool user)
+{
+	return user && READ_ONCE(fc->aborted) ? -ECONNABORTED : -ENOTCONN;
+}
+
+/* Sort the queues by their nodes, and by their numbers within a node */
+static void fuse_uring_sort(struct fuse_uring *uring)
+{
+	unsigned int qid, i, first, nr = 0;
+	int node;
+
+	for (node = NUMA_NO_NODE; node < (int)nr_node_ids; node++) {
+		first = nr;
+		for (qid = 0; qid < uring->nr_queues; qid++)
+			if (uring->queues[qid]->node == node)
+				uring->by_node[nr++] = qid;
+		for (i = first; i < nr; i++) {
+			struct fuse_uring_queue *queue;
+
+			queue = uring->queues[uring->by_node[i]];
+			queue->first_of_node = first;
+			queue->nr_of_node = nr - first;
+			queue->nth_of_node = i - first;
+		}
+	}
+}
+
+/* Number of CPUs whose home the queue is */
+static unsigned int fuse_uring_queue_cpus(struct fuse_uring *uring, u16 qid)
+{
+	unsigned int cpu, nr = 0;
+
+	for_each_possible_cpu(cpu)
+		nr += uring->cpu_home[cpu] == qid;
+
+	return nr;
+}
+
+static struct fuse_uring *fuse_uring_new(struct fuse_conn *fc,
+					 unsigned int nr_queues)
+{
+	struct fuse_uring *uring;
+
+	uring = kvzalloc(struct_size(uring, queues, nr_queues),
+			 GFP_KERNEL_ACCOUNT);
+	if (!uring)
+		return NULL;
+
+	refcount_set(&uring->ref, 1);
+	uring->fc = fuse_conn_get(fc);
+	INIT_LIST_HEAD(&uring->unclaimed);
+	INIT_WORK(&uring->balancer, fuse_uring_balance);
+	INIT_RCU_WORK(&uring->end_work, fuse_uring_end_work);
+	uring->nr_queues = nr_queues;
+	fuse_uring_messages_init(&uring->messages);
+
+	uring->notifier = fuse_uring_notifier_alloc(fc);
+	if (!uring->notifier) {
+		fuse_uring_teardown(uring);
+		return NULL;
+	}
+
+	return uring;
+}
+
+static int fuse_uring_alloc_queues(struct fuse_uring *uring)
+{
+	unsigned int qid;
+
+	for (qid = 0; qid < uring->nr_queues; qid++) {
+		struct fuse_uring_queue *queue;
+
+		queue = fuse_uring_queue_alloc(uring, qid,
+					       uring->queue_node[qid],
+					       fuse_uring_queue_cpus(uring, qid));
+		if (IS_ERR(queue))
+			return PTR_ERR(queue);
+		uring->queues[qid] = queue;
+	}
+	fuse_uring_sort(uring);
+
+	return 0;
+}
+
+static struct fuse_uring *fuse_uring_alloc(struct fuse_conn *fc,
+					   const struct fuse_uring_setup *setup,
+					   const struct cpumask *own)
+{
+	struct fuse_uring *uring;
+	int err;
+
+	uring = fuse_uring_new(fc, setup->nr_queues);
+	if (!uring)
+		return ERR_PTR(-ENOMEM);
+
+	uring->queue_depth = setup->queue_depth;
+	uring->nr_control = setup->nr_control;
+	uring->max_background = setup->nr_background;
+	uring->payload_size = setup->payload_size;
+	uring->payload_area = setup->payload_size + FUSE_URING_PAYLOAD_SLACK;
+	uring->small_size = setup->small_size;
+	uring->chunk_size = FUSE_URING_CHUNK_SIZE;
+	uring->buffer_size = round_up(uring->payload_area, uring->chunk_size);
+	if (setup->pool_size)
+		uring->nr_chunks = (setup->pool_size - 2 * uring->buffer_size) /
+			uring->chunk_size;
+	/* At least one slot in four is for requests that need none */
+	uring->max_shared = max(uring->queue_depth * 3 / 4, 1U);
+	uring->payload_offset = setup->payload_offset;
+	uring->control_offset = setup->payload_offset +
+		(u64)uring->queue_depth * uring->small_size;
+	uring->pool_offset = setup->pool_offset;
+	uring->mmap_size = setup->mmap_size;
+
+	err = fuse_uring_map_build(uring, own);
+	if (!err)
+		err = fuse_uring_alloc_queues(uring);
+	if (err) {
+		fuse_uring_teardown(uring);
+		return ERR_PTR(err);
+	}
+
+	return uring;
+}
+
+/* Allocate a ring with user buffers: a queue per CPU, no slots yet */
+static struct fuse_uring *fuse_uring_alloc_user(struct fuse_conn *fc)
+{
+	struct fuse_uring *uring;
+	int err;
+
+	uring = fuse_uring_new(fc, nr_cpu_ids);
+	if (!uring)
+		return ERR_PTR(-ENOMEM);
+
+	uring->user = true;
+	uring->payload_size = max3(FUSE_URING_MIN_USER_PAYLOAD, fc->max_write,
+				   fc->max_pages << PAGE_SHIFT);
+	uring->payload_area = uring->payload_size;
+	uring->small_size = UINT_MAX;
+
+	err = fuse_uring_map_build_user(uring);
+	if (!err)
+		err = fuse_uring_alloc_queues(uring);
+	if (err) {
+		fuse_uring_teardown(uring);
+		return ERR_PTR(err);
+	}
+
+	return uring;
+}
+
+/* Largest file data of one request, in bytes */
+static unsigned int fuse_uring_max_payload(struct fuse_conn *fc)
+{
+	unsigned int size;
+
+	if (fc->conn_init)
+		size = max(fc->max_write, fc->max_pages << PAGE_SHIFT);
+	else
+		size = fc->max_pages_limit << PAGE_SHIFT;
+
+	return max(size, FUSE_URING_MIN_PAYLOAD);
+}
+
+/* Possible CPUs that the server wants queues for */
+static int fuse_uring_get_cpus(const struct fuse_uring_setup *setup,
+			       struct cpumask *own)
+{
+	unsigned int cpu, len = BITS_TO_BYTES(nr_cpu_ids);
+	u8 *cpus;
+
+	cpumask_copy(own, cpu_possible_mask);
+	if (!setup->cpus_len)
+		return setup->cpus ? -EINVAL : 0;
+
+	len = min(len, setup->cpus_len);
+	cpus = memdup_user(u64_to_user_ptr(setup->cpus), len);
+	if (IS_ERR(cpus))
+		return PTR_ERR(cpus);
+
+	for_each_possible_cpu(cpu)
+		if (cpu / 8 >= len || !(cpus[cpu / 8] & 1 << cpu % 8))
+			cpumask_clear_cpu(cpu, own);
+	kfree(cpus);
+
+	return cpumask_empty(own) ? -EINVAL : 0;
+}
+
+/* Sizes of the slots' own areas and of the pool */
+static int fuse_uring_negotiate_pool(struct fuse_uring_setup *setup,
+				     unsigned int max_payload)
+{
+	u64 area = setup->payload_size + FUSE_URING_PAYLOAD_SLACK;
+	u64 buffer = round_up(area, FUSE_URING_CHUNK_SIZE);
+	u64 full = setup->queue_depth * buffer;
+
+	if (!setup->small_size)
+		setup->small_size = PAGE_SIZE;
+	if (setup->small_size > max_payload + FUSE_URING_PAYLOAD_SLACK)
+		return -EINVAL;
+	setup->small_size = PAGE_ALIGN(setup->small_size);
+
+	if (!setup->pool_size)
+		setup->pool_size = min(full, FUSE_URING_DEFAULT_BUFFERS * buffer);
+	if (setup->small_size >= setup->payload_size ||
+	    setup->pool_size >= full) {
+		setup->small_size = area;
+		setup->pool_size = 0;
+		return 0;
+	}
+
+	if (setup->pool_size < FUSE_URING_MIN_BUFFERS * buffer ||
+	    setup->pool_size > 2 * buffer + FUSE_URING_MAX_POOL)
+		return -EINVAL;
+	setup->pool_size = round_down(setup->pool_size, FUSE_URING_CHUNK_SIZE);
+
+	return 0;
+}
+
+/* Check the setup, and replace what the server asked for by what it gets */
+static int fuse_uring_negotiate(struct fuse_conn *fc,
+				struct fuse_uring_setup *setup,
+				unsigned int nr_cpus)
+{
+	unsigned int max_payload = max_t(unsigned int, FUSE_URING_MIN_PAYLOAD,
+					 FUSE_MAX_MAX_PAGES << PAGE_SHIFT);
+	int err;
+
+	if (setup->flags ||
+	    memchr_inv(setup->reserved, 0, sizeof(setup->reserved)))
+		return -EINVAL;
+
+	if (!setup->nr_queues)
+		setup->nr_queues = nr_cpus;
+	if (setup->nr_queues > nr_cpus || setup->nr_queues > U16_MAX)
+		return -EINVAL;
+
+	if (!setup->queue_depth)
+		setup->queue_depth = FUSE_URING_DEFAULT_DEPTH;
+	if (setup->queue_depth > FUSE_URING_MAX_QUEUE_DEPTH)
+		return -EINVAL;
+
+	if (!setup->nr_background)
+		setup->nr_background = DIV_ROUND_UP(setup->queue_depth, 2);
+	if (setup->nr_background > setup->queue_depth)
+		return -EINVAL;
+
+	if (setup->nr_control > FUSE_URING_MAX_CONTROL)
+		return -EINVAL;
+	/* One for forgets, one for interrupts */
+	if (setup->nr_control == 1)
+		setup->nr_control = 2;
+
+	if (!setup->payload_size)
+		setup->payload_size = fuse_uring_max_payload(fc);
+	if (setup->payload_size < FUSE_URING_MIN_PAYLOAD ||
+	    setup->payload_size > max_payload)
+		return -EINVAL;
+	setup->payload_size = PAGE_ALIGN(setup->payload_size);
+
+	err = fuse_uring_negotiate_pool(setup, max_payload);
+	if (err)
+		return err;
+
+	setup->features = FUSE_URING_FEAT_INIT | FUSE_URING_FEAT_NOTIFY |
+		FUSE_URING_FEAT_DETACH | FUSE_URING_FEAT_RESTART;
+	setup->header_stride = FUSE_URING_HEADER_STRIDE;
+	setup->header_offset = 0;
+	setup->payload_offset = PAGE_ALIGN((u64)setup->header_stride *
+					   (setup->queue_depth +
+					    setup->nr_control));
+	setup->pool_offset = setup->payload_offset +
+		(u64)setup->queue_depth * setup->small_size +
+		setup->nr_control * FUSE_URING_CONTROL_AREA;
+	setup->mmap_size = setup->pool_offset + setup->pool_size;
+	setup->queue_stride = setup->mmap_size;
+
+	/* Headers tell offsets in 32 bits */
+	if (setup->mmap_size > U32_MAX ||
+	    setup->nr_queues * setup->queue_stride > FUSE_URING_MAX_OFFSET)
+		return -EINVAL;
+
+	return 0;
+}
+
+/* Whether a living thread serves the connection's ring.  Only to fail early. */
+static bool fuse_uring_in_use(struct fuse_conn *fc)
+{
+	struct fuse_uring *uring = fuse_uring_get(fc);
+	unsigned int qid;
+	bool in_use = false;
+
+	if (!uring)
+		return false;
+
+	/* The caller may know of a death before the ring does */
+	fuse_uring_reap(uring);
+	for (qid = 0; qid < uring->nr_queues; qid++)
+		in_use |= READ_ONCE(uring->queues[qid]->nr_threads);
+	fuse_uring_put(uring);
+
+	return in_use;
+}
+
+/* Whether the connection can have the ring.  Called under fiq->lock. */
+static int fuse_uring_check_publish(struct fuse_conn *fc,
+				    struct fuse_uring *uring,
+				    struct fuse_uring *old)
+{
+	if (!fc->connected)
+		return -ENOTCONN;
+	if (fc->uring_user != uring->user || (old && uring->user))
+		return -EBUSY;
+	if (fc->conn_init && !uring->user &&
+	    uring->payload_size < fuse_uring_max_payload(fc))
+		return -EINVAL;
+	if (old && !fuse_uring_retire(old, uring))
+		return -EBUSY;
+	return 0;
+}
+
+/*
+ * Publish the ring.  Slots can be armed now, and the first one that is armed
+ * routes requests to the ring.
+ */
+static int fuse_uring_publish(struct fuse_conn *fc, struct fuse_uring *uring)
+{
+	struct fuse_uring_notifier *unused = NULL;
+	struct fuse_iqueue *fiq = &fc->iq;
+	struct fuse_uring *old;
+	unsigned int i;
+	int err;
+
+	mutex_lock(&fuse_mutex);
+	spin_lock(&fc->lock);
+	spin_lock(&fiq->lock);
+	old = fuse_uring_locked(fc);
+	err = fuse_uring_check_publish(fc, uring, old);
+	if (!err && old) {
+		unused = uring->notifier;
+		uring->notifier = fuse_uring_notifier_get(old->notifier);
+	}
+	if (!err) {
+		refcount_inc(&uring->ref);
+		rcu_assign_pointer(fc->uring, uring);
+		for (i = 0; i < FUSE_URING_DEV_NR; i++)
+			atomic64_set(&fc->uring_dev[i], 0);
+	}
+	spin_unlock(&fiq->lock);
+	spin_unlock(&fc->lock);
+	if (!err)
+		fuse_ctl_add_uring(fc);
+	mutex_unlock(&fuse_mutex);
+
+	fuse_uring_notifier_put(unused);
+	if (!err && old) {
+		fuse_uring_inherit(uring, old);
+		fuse_uring_put(old);
+	}
+
+	return err;
+}
+
+/*
+ * Make or get the ring of a connection with user buffers.  Returns it with a
+ * reference, -ENOTCONN, or -ENOMEM.
+ */
+struct fuse_uring *fuse_uring_user_make(struct fuse_conn *fc)
+{
+	struct fuse_uring *uring, *new;
+	int err;
+
+	for (;;) {
+		uring = fuse_uring_get(fc);
+		if (uring)
+			return uring;
+
+		new = fuse_uring_alloc_user(fc);
+		if (IS_ERR(new))
+			return new;
+		err = fuse_uring_publish(fc, new);
+		if (!err)
+			return new;
+
+		fuse_uring_teardown(new);
+		/* Unless another task was first */
+		if (err != -EBUSY)
+			return ERR_PTR(err);
+	}
+}
+
+static int fuse_uring_copy_struct(void *dst, size_t ksize, size_t min_size,
+				  void __user *argp)
+{
+	u32 size;
+
+	if (get_user(size, (u32 __user *)argp))
+		return -EFAULT;
+	if (size < min_size)
+		return -EINVAL;
+	if (size > PAGE_SIZE)
+		return -E2BIG;
+
+	return copy_struct_from_user(dst, ksize, argp, size);
+}
+
+static int fuse_uring_setup(struct fuse_conn *fc,
+			    struct fuse_uring_setup *setup, void __user *argp,
+			    struct cpumask *own)
+{
+	struct fuse_uring *uring;
+	u32 usize = setup->size;
+	int err;
+
+	err = fuse_uring_get_cpus(setup, own);
+	if (err)
+		return err;
+	err = fuse_uring_negotiate(fc, setup, cpumask_weight(own));
+	if (err)
+		return err;
+
+	uring = fuse_uring_alloc(fc, setup, own);
+	if (uring == ERR_PTR(-ENOBUFS)) {
+		/* Rings that have ended may not be freed yet */
+		rcu_barrier();
+		flush_workqueue(fuse_uring_wq);
+		uring = fuse_uring_alloc(fc, setup, own);
+	}
+	if (IS_ERR(uring))
+		return PTR_ERR(uring);
+
+	/* A failure must not leave a ring behind: copy before publishing */
+	setup->size = sizeof(*setup);
+	if (copy_to_user(argp, setup, min_t(size_t, usize, sizeof(*setup))))
+		err = -EFAULT;
+	else
+		err = fuse_uring_publish(fc, uring);
+	if (err)
+		fuse_uring_teardown(uring);
+	else
+		fuse_uring_put(uring);
+
+	return err;
+}
+
+static long fuse_uring_ioctl_setup(struct fuse_dev *fud, void __user *argp)
+{
+	struct fuse_uring_setup setup;
+	struct fuse_conn *fc;
+	cpumask_var_t own;
+	int err;
+
+	if (!READ_ONCE(enable_uring))
+		return -EOPNOTSUPP;
+	if (!fud)
+		return -ENOTCONN;
+
+	err = fuse_uring_copy_struct(&setup, sizeof(setup),
+				     FUSE_URING_SETUP_SIZE_VER0, argp);
+	if (err)
+		return err;
+
+	fc = fud->fc;
+	if (!READ_ONCE(fc->connected))
+		return -ENOTCONN;
+	if (READ_ONCE(fc->uring_user) || fuse_uring_in_use(fc))
+		return -EBUSY;
+
+	if (!alloc_cpumask_var(&own, GFP_KERNEL))
+		return -ENOMEM;
+	err = fuse_uring_setup(fc, &setup, argp, own);
+	free_cpumask_var(own);
+
+	return err;
+}
+
+static long fuse_uring_get_queue_info(struct fuse_uring *uring,
+				      void __user *argp)
+{
+	unsigned int cpu, len = BITS_TO_BYTES(nr_cpu_ids);
+	struct fuse_uring_queue_info info;
+	struct fuse_uring_queue *queue;
+	u32 usize, ulen;
+	u8 *cpus = NULL;
+	int err;
+
+	err = fuse_uring_copy_struct(&info, sizeof(info),
+				     FUSE_URING_QUEUE_INFO_SIZE_VER0, argp);
+	if (err)
+		return err;
+	if (info.flags || info.qid >= uring->nr_queues ||
+	    memchr_inv(info.reserved, 0, sizeof(info.reserved)))
+		return -EINVAL;
+
+	usize = info.size;
+	ulen = info.cpus_len;
+	queue = uring->queues[info.qid];
+	info.size = sizeof(info);
+	info.node = queue->node;
+	info.nr_cpus = queue->nr_cpus;
+	info.cpus_len = len;
+
+	if (ulen >= len) {
+		cpus = kzalloc(len, GFP_KERNEL);
+		if (!cpus)
+			return -ENOMEM;
+		for_each_possible_cpu(cpu)
+			if (uring->cpu_home[cpu] == queue->qid)
+				cpus[cpu / 8] |= 1 << (cpu % 8);
+		if (copy_to_user(u64_to_user_ptr(info.cpus), cpus, len) ||
+		    clear_user(u64_to_user_ptr(info.cpus + len), ulen - len))
+			err = -EFAULT;
+		kfree(cpus);
+	} else if (ulen) {
+		err = -ENOSPC;
+	}
+
+	if (err != -EFAULT &&
+	    copy_to_user(argp, &info, min_t(size_t, usize, sizeof(info))))
+		err = -EFAULT;
+
+	return err;
+}
+
+static long fuse_uring_ioctl_queue_info(struct fuse_dev *fud, void __user *argp)
+{
+	struct fuse_uring *uring = fud ? fuse_uring_get(fud->fc) : NULL;
+	long err;
+
+	if (!uring)
+		return -ENXIO;
+
+	err = fuse_uring_get_queue_info(uring, argp);
+	fuse_uring_put(uring);
+
+	return err;
+}
+
+/* Returns -ENOTTY for ioctls that are not for the ring */
+long fuse_uring_ioctl(struct file *file, unsigned int cmd, void __user *argp)
+{
+	struct fuse_dev *fud = fuse_get_dev(file);
+
+	/* CUSE has the same handler, and no ring */
+	if (file->f_op != &fuse_dev_operations ||
+	    _IOC_TYPE(cmd) != FUSE_DEV_IOC_MAGIC ||
+	    _IOC_DIR(cmd) != (_IOC_READ | _IOC_WRITE))
+		return -ENOTTY;
+
+	switch (_IOC_NR(cmd)) {
+	case _IOC_NR(FUSE_DEV_IOC_URING_SETUP):
+		return fuse_uring_ioctl_setup(fud, argp);
+	case _IOC_NR(FUSE_DEV_IOC_URING_QUEUE_INFO):
+		return fuse_uring_ioctl_queue_info(fud, argp);
+	default:
+		return -ENOTTY;
+	}
+}
+
+/*
+ * Count messages on /dev/fuse.  On a connection with a ring this is no hot
+ * path.
+ */
+void fuse_uring_count_dev(struct fuse_conn *fc, enum fuse_uring_dev_message msg)
+{
+	if (fuse_uring_expected(fc))
+		atomic64_inc(&fc->uring_dev[msg]);
+}
+
+/*
+ * @vma must cover the whole memory of one queue.  Returns -ENODEV without a
+ * managed ring, -EINVAL for another range, or as fuse_uring_mem_map().
+ */
+int fuse_uring_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	struct fuse_dev *fud = fuse_get_dev(file);
+	u64 qid, offset = (u64)vma->vm_pgoff << PAGE_SHIFT;
+	struct fuse_uring *uring;
+	int err = -ENODEV;
+
+	uring = fud ? fuse_uring_get(fud->fc) : NULL;
+	if (!uring)
+		return err;
+
+	if (!uring->user) {
+		qid = div64_u64(offset, uring->mmap_size);
+		if (qid >= uring->nr_queues || qid * uring->mmap_size != offset ||
+		    vma->vm_end - vma->vm_start != uring->mmap_size)
+			err = -EINVAL;
+		else
+			err = fuse_uring_mem_map(uring->queues[qid]->mem, vma);
+	}
+	fuse_uring_put(uring);
+
+	return err;
+}
+
+bool fuse_uring_offered(struct fuse_conn *fc)
+{
+	/* virtiofs can not */
+	return READ_ONCE(enable_uring) && fc->iq.ops == &fuse_dev_fiq_ops;
+}
+
+/*
+ * The answer to FUSE_INIT has FUSE_OVER_IO_URING.  Requests use /dev/fuse until
+ * the first slot is registered.  No effect with a managed ring.
+ */
+void fuse_uring_promise(struct fuse_conn *fc)
+{
+	mutex_lock(&fuse_mutex);
+	spin_lock(&fc->lock);
+	if (fc->connected && !fuse_uring_exists(fc))
+		/* Pairs with fuse_uring_check_user() */
+		smp_store_release(&fc->uring_user, true);
+	spin_unlock(&fc->lock);
+	if (fc->uring_user)
+		fuse_ctl_add_uring(fc);
+	mutex_unlock(&fuse_mutex);
+}
+
+int __init fuse_uring_init(void)
+{
+	fuse_uring_wq = alloc_workqueue("fuse_uring", WQ_UNBOUND, 0);
+
+	return fuse_uring_wq ? 0 : -ENOMEM;
+}
+
+/* Rings may still be waiting to be freed */
+void fuse_uring_exit(void)
+{
+	rcu_barrier();
+	destroy_workqueue(fuse_uring_wq);
+}
+
+/* FUSE_INIT was answered: no request may exceed a slot's payload area */
+void fuse_uring_init_limits(struct fuse_mount *fm)
+{
+	struct backing_dev_info *bdi = fm->sb->s_bdi;
+	struct fuse_conn *fc = fm->fc;
+	struct fuse_uring *uring;
+
+	/* Else fuse_uring_check_publish() sees conn_init */
+	spin_lock(&fc->lock);
+	uring = rcu_dereference_protected(fc->uring, lockdep_is_held(&fc->lock));
+	if (uring) {
+		unsigned int pages = uring->payload_size >> PAGE_SHIFT;
+
+		fc->max_pages = min(fc->max_pages, pages);
+		fc->max_write = min(fc->max_write, uring->payload_size);
+		/* Limits reads by the kernel itself */
+		fc->max_read = min(fc->max_read, uring->payload_size);
+		bdi->ra_pages = min_t(unsigned long, bdi->ra_pages, pages);
+	}
+	spin_unlock(&fc->lock);
+}
