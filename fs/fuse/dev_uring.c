@@ -8,6 +8,7 @@
 
 #include <linux/backing-dev.h>
 #include <linux/module.h>
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
@@ -20,6 +21,9 @@ MODULE_PARM_DESC(enable_uring,
 #define FUSE_URING_MAX_OFFSET		BIT_ULL(44)
 
 #define FUSE_URING_DEFAULT_DEPTH	8
+
+/* Waiting for locked memory to be given back, HZ / 50 each */
+#define FUSE_URING_ENOBUFS_TRIES	10
 
 /* Smallest payload area with user buffers, in bytes */
 #define FUSE_URING_MIN_USER_PAYLOAD	8192U
@@ -39,6 +43,8 @@ MODULE_PARM_DESC(enable_uring,
 
 /* For work that does not wait */
 struct workqueue_struct *fuse_uring_wq;
+/* Ends rings, which may have to wait for notifications */
+struct workqueue_struct *fuse_uring_end_wq;
 
 /* Free what the statistics needed */
 static void fuse_uring_free(struct fuse_uring *uring)
@@ -55,6 +61,7 @@ void fuse_uring_release(struct fuse_conn *fc)
 {
 	if (fc->uring_ended)
 		fuse_uring_free(fc->uring_ended);
+	kfree(fc->uring_notifier);
 }
 
 /* Frees a ring that nobody uses.  Statistics stay with the connection. */
@@ -102,7 +109,7 @@ struct fuse_uring *fuse_uring_get(struct fuse_conn *fc)
 void fuse_uring_put(struct fuse_uring *uring)
 {
 	if (refcount_dec_and_test(&uring->ref))
-		queue_rcu_work(fuse_uring_wq, &uring->end_work);
+		queue_rcu_work(fuse_uring_end_wq, &uring->end_work);
 }
 
 /*
@@ -454,6 +461,9 @@ static int fuse_uring_publish(struct fuse_conn *fc, struct fuse_uring *uring)
 	}
 	if (!err) {
 		refcount_inc(&uring->ref);
+		fc->uring_notifier = uring->notifier;
+		if (fc->conn_init && !uring->user)
+			fc->max_read = min(fc->max_read, uring->payload_size);
 		rcu_assign_pointer(fc->uring, uring);
 		for (i = 0; i < FUSE_URING_DEV_NR; i++)
 			atomic64_set(&fc->uring_dev[i], 0);
@@ -466,7 +476,7 @@ static int fuse_uring_publish(struct fuse_conn *fc, struct fuse_uring *uring)
 
 	fuse_uring_notifier_put(unused);
 	if (!err && old) {
-		fuse_uring_inherit(uring, old);
+		fuse_uring_inherit(old);
 		fuse_uring_put(old);
 	}
 
@@ -522,6 +532,7 @@ static int fuse_uring_setup(struct fuse_conn *fc,
 {
 	struct fuse_uring *uring;
 	u32 usize = setup->size;
+	unsigned int tries;
 	int err;
 
 	err = fuse_uring_get_cpus(setup, own);
@@ -532,10 +543,12 @@ static int fuse_uring_setup(struct fuse_conn *fc,
 		return err;
 
 	uring = fuse_uring_alloc(fc, setup, own);
-	if (uring == ERR_PTR(-ENOBUFS)) {
-		/* Rings that have ended may not be freed yet */
-		rcu_barrier();
-		flush_workqueue(fuse_uring_wq);
+	/* Rings that have ended may not be freed yet: that takes a moment */
+	for (tries = 0; uring == ERR_PTR(-ENOBUFS) &&
+			tries < FUSE_URING_ENOBUFS_TRIES; tries++) {
+		schedule_timeout_killable(HZ / 50);
+		if (fatal_signal_pending(current))
+			return -EINTR;
 		uring = fuse_uring_alloc(fc, setup, own);
 	}
 	if (IS_ERR(uring))
@@ -730,18 +743,26 @@ void fuse_uring_promise(struct fuse_conn *fc)
 	mutex_unlock(&fuse_mutex);
 }
 
+void fuse_uring_exit(void)
+{
+	/* Rings may be about to end */
+	rcu_barrier();
+	if (fuse_uring_end_wq)
+		destroy_workqueue(fuse_uring_end_wq);
+	if (fuse_uring_wq)
+		destroy_workqueue(fuse_uring_wq);
+}
+
 int __init fuse_uring_init(void)
 {
 	fuse_uring_wq = alloc_workqueue("fuse_uring", WQ_UNBOUND, 0);
+	fuse_uring_end_wq = alloc_workqueue("fuse_uring_end", WQ_UNBOUND,
+					    WQ_MAX_ACTIVE);
+	if (fuse_uring_wq && fuse_uring_end_wq)
+		return 0;
 
-	return fuse_uring_wq ? 0 : -ENOMEM;
-}
-
-/* Rings may still be waiting to be freed */
-void fuse_uring_exit(void)
-{
-	rcu_barrier();
-	destroy_workqueue(fuse_uring_wq);
+	fuse_uring_exit();
+	return -ENOMEM;
 }
 
 /* FUSE_INIT was answered: no request may exceed a slot's payload area */

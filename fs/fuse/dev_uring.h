@@ -18,6 +18,7 @@ bool fuse_uring_send(struct fuse_iqueue *fiq, struct fuse_req *req);
 bool fuse_uring_queue_forget(struct fuse_iqueue *fiq,
 			     struct fuse_forget_link *link);
 bool fuse_uring_queue_interrupt(struct fuse_iqueue *fiq, struct fuse_req *req);
+void fuse_uring_adopt_messages(struct fuse_iqueue *fiq);
 bool fuse_uring_remove_pending(struct fuse_req *req, bool *removed);
 struct fuse_req *fuse_uring_find_interrupted(struct fuse_conn *fc, u64 unique);
 void fuse_uring_update(struct fuse_conn *fc);
@@ -105,6 +106,12 @@ static inline bool fuse_uring_is_open_ended(const struct fuse_req *req)
 	return req->args->opcode == FUSE_SETLKW && in->lk.type != F_UNLCK;
 }
 
+/* Whether a request that the server had waits again */
+static inline bool fuse_uring_came_back(struct fuse_req *req)
+{
+	return fuse_uring_has(req) && test_bit(FR_PENDING, &req->flags);
+}
+
 /* A signal ends it while it is pending: the server has not seen it */
 static inline bool fuse_uring_is_waiter(struct fuse_req *req)
 {
@@ -139,6 +146,10 @@ static inline bool fuse_uring_queue_interrupt(struct fuse_iqueue *fiq,
 					      struct fuse_req *req)
 {
 	return false;
+}
+
+static inline void fuse_uring_adopt_messages(struct fuse_iqueue *fiq)
+{
 }
 
 static inline void fuse_uring_update(struct fuse_conn *fc)
@@ -219,6 +230,11 @@ static inline bool fuse_uring_expected(struct fuse_conn *fc)
 
 static inline void fuse_uring_set_cpu(struct fuse_req *req)
 {
+}
+
+static inline bool fuse_uring_came_back(struct fuse_req *req)
+{
+	return false;
 }
 
 static inline bool fuse_uring_is_waiter(struct fuse_req *req)

@@ -533,7 +533,7 @@ static inline u64 fuse_uring_commit_id(struct fuse_uring_queue *queue)
 		fuse_uring_next_seq(queue);
 }
 
-extern struct workqueue_struct *fuse_uring_wq;
+extern struct workqueue_struct *fuse_uring_wq, *fuse_uring_end_wq;
 
 /* dev_uring_mem.c */
 struct fuse_uring_mem *fuse_uring_mem_alloc(u64 size, int node);
@@ -598,7 +598,8 @@ void fuse_uring_call_one(struct fuse_uring_queue *queue,
 void fuse_uring_call_more(struct fuse_uring_queue *queue);
 struct fuse_req *fuse_uring_take(struct fuse_uring_slot *slot);
 void fuse_uring_watch(struct fuse_uring_queue *queue);
-void fuse_uring_unlock_changed(struct fuse_uring_queue *queue);
+void fuse_uring_unlock_changed(struct fuse_uring_queue *queue)
+	__releases(&queue->lock);
 
 /* Unlock a queue, and call fuse_uring_update() if its liveness has changed */
 static inline void fuse_uring_unlock(struct fuse_uring_queue *queue)
@@ -616,17 +617,20 @@ void fuse_uring_cancel(struct io_uring_cmd *cmd, unsigned int issue_flags);
 int fuse_uring_cmd_done(struct io_uring_cmd *cmd, int ret,
 			unsigned int issue_flags);
 int fuse_uring_arm(struct io_uring_cmd *cmd, struct fuse_uring_slot *slot,
-		   struct fuse_uring_thread *thread, unsigned int issue_flags);
+		   struct fuse_uring_thread *thread, unsigned int issue_flags)
+	__releases(&slot->queue->lock);
 int fuse_uring_commit_error(struct fuse_uring_slot *slot);
 int fuse_uring_commit(struct io_uring_cmd *cmd, struct fuse_uring_slot *slot,
 		      struct fuse_uring_thread *thread,
 		      const struct fuse_out_header *oh, u32 payload_sz,
-		      unsigned int issue_flags);
+		      unsigned int issue_flags)
+	__releases(&slot->queue->lock);
 int fuse_uring_commit_control(struct io_uring_cmd *cmd,
 			      struct fuse_uring_slot *slot,
 			      struct fuse_uring_thread *thread,
 			      const struct fuse_out_header *oh,
-			      unsigned int issue_flags);
+			      unsigned int issue_flags)
+	__releases(&slot->queue->lock);
 
 /* dev_uring_queue.c */
 struct fuse_uring_queue *fuse_uring_queue_alloc(struct fuse_uring *uring,
@@ -638,7 +642,7 @@ void fuse_uring_queue_end(struct fuse_uring_queue *queue);
 void fuse_uring_queue_detach(struct fuse_uring_queue *queue);
 void fuse_uring_update(struct fuse_conn *fc);
 void fuse_uring_reap(struct fuse_uring *uring);
-void fuse_uring_inherit(struct fuse_uring *uring, struct fuse_uring *old);
+void fuse_uring_inherit(struct fuse_uring *old);
 bool fuse_uring_retire(struct fuse_uring *uring, struct fuse_uring *by);
 void fuse_uring_tick(struct timer_list *timer);
 void fuse_uring_balance(struct work_struct *work);
@@ -651,7 +655,8 @@ void fuse_uring_messages_call(struct fuse_uring *uring, bool again);
 void fuse_uring_messages_abort(struct fuse_uring *uring);
 void fuse_uring_message_end(struct fuse_uring_slot *slot);
 int fuse_uring_feed_control(struct fuse_uring_slot *slot,
-			    struct io_uring_cmd *cmd);
+			    struct io_uring_cmd *cmd)
+	__releases(&slot->queue->lock);
 
 /* dev_uring_notify.c */
 struct fuse_uring_notifier *fuse_uring_notifier_alloc(struct fuse_conn *fc);

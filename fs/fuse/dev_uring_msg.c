@@ -38,7 +38,7 @@ static bool fuse_uring_messages_wait(const struct fuse_uring_messages *msgs)
 
 /* Call a control slot of a queue; with @idle only if it has an idle thread */
 static bool fuse_uring_call_control(struct fuse_uring_queue *queue,
-				    bool idle, bool lazy)
+				    bool idle)
 {
 	struct io_uring_cmd *cmd = NULL;
 
@@ -48,27 +48,20 @@ static bool fuse_uring_call_control(struct fuse_uring_queue *queue,
 	if (cmd)
 		fuse_uring_watch(queue);
 	spin_unlock(&queue->lock);
-	if (!cmd)
-		return false;
-
-	/* Forgets may wait for a server that waits for several completions */
-	if (lazy)
-		io_uring_cmd_do_in_task_lazy(cmd, fuse_uring_called);
-	else
+	if (cmd)
 		io_uring_cmd_complete_in_task(cmd, fuse_uring_called);
 
-	return true;
+	return cmd;
 }
 
 /* Call a control slot of the first queue that has one.  Under fiq->lock. */
 static bool fuse_uring_call_any(struct fuse_uring *uring,
-				struct fuse_uring_queue *first, bool idle,
-				bool lazy)
+				struct fuse_uring_queue *first, bool idle)
 {
 	unsigned int i, qid = first->qid;
 
 	for (i = 0; i < uring->nr_queues; i++) {
-		if (fuse_uring_call_control(uring->queues[qid], idle, lazy))
+		if (fuse_uring_call_control(uring->queues[qid], idle))
 			return true;
 		if (++qid == uring->nr_queues)
 			qid = 0;
@@ -89,8 +82,7 @@ void fuse_uring_messages_call(struct fuse_uring *uring, bool again)
 
 	lockdep_assert_held(&uring->fc->iq.lock);
 
-	if (!msgs->active || !fuse_uring_messages_wait(msgs) ||
-	    (!again && atomic_read(&msgs->nr_called)))
+	if (!msgs->active || !fuse_uring_messages_wait(msgs))
 		return;
 
 	req = list_first_entry_or_null(&msgs->interrupts, struct fuse_req,
@@ -99,8 +91,16 @@ void fuse_uring_messages_call(struct fuse_uring *uring, bool again)
 		queue = READ_ONCE(req->uring_queue);
 	if (!queue || queue->uring != uring)
 		queue = uring->queues[READ_ONCE(uring->cpu_map[raw_smp_processor_id()])];
-	if (!again || !fuse_uring_call_any(uring, queue, true, !req))
-		fuse_uring_call_any(uring, queue, false, !req);
+
+	if (!again && atomic_read(&msgs->nr_called)) {
+		/* Whoever was called takes it, or does not come */
+		spin_lock(&queue->lock);
+		fuse_uring_watch(queue);
+		spin_unlock(&queue->lock);
+		return;
+	}
+	if (!again || !fuse_uring_call_any(uring, queue, true))
+		fuse_uring_call_any(uring, queue, false);
 }
 
 /* Only a hint when fiq->lock is not held */
@@ -205,39 +205,33 @@ bool fuse_uring_queue_forget(struct fuse_iqueue *fiq,
 	struct fuse_conn *fc = container_of(fiq, struct fuse_conn, iq);
 	struct fuse_uring *uring = fuse_uring_locked(fc);
 	struct fuse_uring_messages *msgs;
+	bool first;
 
 	if (!uring || !uring->messages.active)
 		return false;
 
 	msgs = &uring->messages;
-	if (!fuse_uring_messages_wait(msgs))
+	first = !fuse_uring_messages_wait(msgs);
+	if (first)
 		WRITE_ONCE(msgs->since, jiffies);
 	msgs->forgets_tail->next = link;
 	msgs->forgets_tail = link;
 	WRITE_ONCE(msgs->nr_forgets, msgs->nr_forgets + 1);
-	fuse_uring_messages_call(uring, false);
+	if (first)
+		fuse_uring_messages_call(uring, false);
 
 	return true;
 }
 
-/* Called under fiq->lock.  Returns false for one that uses /dev/fuse. */
-bool fuse_uring_queue_interrupt(struct fuse_iqueue *fiq, struct fuse_req *req)
+static void fuse_uring_add_interrupt(struct fuse_uring *uring,
+				     struct fuse_req *req)
 {
-	struct fuse_conn *fc = container_of(fiq, struct fuse_conn, iq);
-	struct fuse_uring *uring = fuse_uring_locked(fc);
-	struct fuse_uring_messages *msgs;
+	struct fuse_uring_messages *msgs = &uring->messages;
 
-	if (!uring || !uring->messages.active)
-		return false;
-
-	/*
-	 * Once, for requests in flight.  fuse_uring_deliver() repeats it for
-	 * others.
-	 */
+	/* The server has to hold it.  Else it is told when it does again. */
 	if (!list_empty(&req->intr_entry) || !test_bit(FR_SENT, &req->flags))
-		return true;
+		return;
 
-	msgs = &uring->messages;
 	if (!fuse_uring_messages_wait(msgs))
 		WRITE_ONCE(msgs->since, jiffies);
 	list_add_tail(&req->intr_entry, &msgs->interrupts);
@@ -250,8 +244,44 @@ bool fuse_uring_queue_interrupt(struct fuse_iqueue *fiq, struct fuse_req *req)
 		list_del_init(&req->intr_entry);
 	else
 		fuse_uring_messages_call(uring, false);
+}
 
-	return true;
+/* Let an interrupt wait for a control slot, false if it goes to /dev/fuse */
+bool fuse_uring_queue_interrupt(struct fuse_iqueue *fiq, struct fuse_req *req)
+{
+	struct fuse_conn *fc = container_of(fiq, struct fuse_conn, iq);
+	struct fuse_uring *uring;
+	bool active;
+
+	if (!fuse_uring_exists(fc))
+		return false;
+
+	spin_lock(&fiq->lock);
+	uring = fuse_uring_locked(fc);
+	active = uring && uring->messages.active;
+	if (active)
+		fuse_uring_add_interrupt(uring, req);
+	spin_unlock(&fiq->lock);
+
+	return active;
+}
+
+/* A message has gone to /dev/fuse while the first control slot came */
+void fuse_uring_adopt_messages(struct fuse_iqueue *fiq)
+{
+	struct fuse_conn *fc = container_of(fiq, struct fuse_conn, iq);
+	struct fuse_uring *uring;
+
+	if (!fuse_uring_exists(fc))
+		return;
+
+	spin_lock(&fiq->lock);
+	uring = fuse_uring_locked(fc);
+	if (uring && uring->messages.active) {
+		fuse_uring_messages_adopt(uring);
+		fuse_uring_messages_call(uring, false);
+	}
+	spin_unlock(&fiq->lock);
 }
 
 /* Take the next message.  Called under fiq->lock. */
@@ -437,6 +467,8 @@ int fuse_uring_feed_control(struct fuse_uring_slot *slot,
 				     FUSE_URING_SLOT_HELD);
 		if (unlikely(slot->thread->ended))
 			fuse_uring_slot_orphan(slot);
+		else
+			fuse_uring_watch(queue);
 	}
 	if (err) {
 		fuse_uring_message_end(slot);

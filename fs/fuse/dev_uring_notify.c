@@ -32,12 +32,16 @@
 /* Hash table of notifications by inode */
 #define FUSE_URING_NOTIFY_BITS		5
 
+/* Workers of a connection.  They are not accounted to its server. */
+#define FUSE_URING_NOTIFY_WORKERS	32
+
 /* Notifications of a connection */
 struct fuse_uring_notifier {
 	refcount_t ref;		/* rings of the connection */
 	struct fuse_conn *fc;	/* outlives the notifier */
 	/* Handles notifications, and ends requests whose end may sleep */
 	struct workqueue_struct *wq;
+	struct workqueue_struct *end_wq;
 	spinlock_t lock;	/* protects what follows */
 	/* For each inode the notification that is being handled */
 	struct hlist_head heads[BIT(FUSE_URING_NOTIFY_BITS)];
@@ -201,10 +205,17 @@ struct fuse_uring_notifier *fuse_uring_notifier_alloc(struct fuse_conn *fc)
 	refcount_set(&nt->ref, 1);
 	nt->fc = fc;
 	spin_lock_init(&nt->lock);
-	/* One worker per notification, so that none delays another inode */
+	/* So many inodes may have notifications that wait and delay no other */
 	nt->wq = alloc_workqueue("fuse-notify/%u", WQ_UNBOUND,
-				 FUSE_URING_MAX_NOTIFY, MINOR(fc->dev));
-	if (!nt->wq) {
+				 FUSE_URING_NOTIFY_WORKERS, MINOR(fc->dev));
+	/* What notifications wait for may be the end of a request */
+	nt->end_wq = alloc_workqueue("fuse-end/%u", WQ_UNBOUND,
+				     FUSE_URING_NOTIFY_WORKERS, MINOR(fc->dev));
+	if (!nt->wq || !nt->end_wq) {
+		if (nt->wq)
+			destroy_workqueue(nt->wq);
+		if (nt->end_wq)
+			destroy_workqueue(nt->end_wq);
 		kfree(nt);
 		return NULL;
 	}
@@ -216,7 +227,7 @@ struct fuse_uring_notifier *fuse_uring_notifier_alloc(struct fuse_conn *fc)
 void fuse_uring_notifier_queue(struct fuse_uring_notifier *nt,
 			       struct work_struct *work)
 {
-	queue_work(nt->wq, work);
+	queue_work(nt->end_wq, work);
 }
 
 struct fuse_uring_notifier *
@@ -233,7 +244,10 @@ void fuse_uring_notifier_put(struct fuse_uring_notifier *nt)
 		return;
 
 	destroy_workqueue(nt->wq);
-	kfree(nt);
+	destroy_workqueue(nt->end_wq);
+	/* Else fuse_uring_release() frees it */
+	if (nt != nt->fc->uring_notifier)
+		kfree(nt);
 }
 
 /* Drop what waits.  What is being handled ends, as all requests end. */

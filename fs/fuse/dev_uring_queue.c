@@ -11,8 +11,8 @@
 
 #include <linux/slab.h>
 
-/* Number of slots to look at before cond_resched() */
-#define FUSE_URING_SLOT_BATCH	64
+/* Slots or requests between two chances to reschedule */
+#define FUSE_URING_BATCH	64
 
 /*
  * Call between two slots.  Drops the lock now and then.  Slots are never taken
@@ -22,7 +22,7 @@ static void fuse_uring_relax(struct fuse_uring_queue *queue,
 			     const struct fuse_uring_slot *slot)
 	__must_hold(&queue->lock)
 {
-	if ((slot->index + 1) % FUSE_URING_SLOT_BATCH)
+	if ((slot->index + 1) % FUSE_URING_BATCH)
 		return;
 
 	spin_unlock(&queue->lock);
@@ -40,6 +40,9 @@ static bool fuse_uring_give(struct fuse_uring_queue *queue,
 	live = queue->live;
 	if (live && fuse_uring_enqueue(queue, req))
 		fuse_uring_call_one(queue, req);
+	/* Its sender may have been killed while the server had it */
+	if (live)
+		wake_up(&req->waitq);
 	spin_unlock(&queue->lock);
 
 	return live;
@@ -269,7 +272,6 @@ static bool fuse_uring_can_help(struct fuse_uring_queue *queue,
 
 	/* Pairs with fuse_uring_park(), by the lock */
 	spin_lock(&queue->lock);
-	fuse_uring_threads_reap(queue);
 	can = queue->live && (any || queue->nr_idle) &&
 		queue->set[FUSE_URING_ORDINARY].nr_parked &&
 		fuse_uring_may_take(queue, kind);
@@ -283,8 +285,8 @@ static void fuse_uring_balance_kind(struct fuse_uring_queue *from,
 				    unsigned int kind, bool any)
 {
 	struct fuse_uring *uring = from->uring;
+	unsigned int i, nth, pos, nr_moved = 0;
 	struct fuse_uring_queue *to;
-	unsigned int i, nth, pos;
 
 	/* The queues of the same node come first */
 	pos = from->first_of_node + from->nth_of_node;
@@ -299,8 +301,13 @@ static void fuse_uring_balance_kind(struct fuse_uring_queue *from,
 				continue;
 		}
 		while (fuse_uring_can_help(to, kind, any) &&
-		       fuse_uring_balance_one(from, to, kind))
-			;
+		       fuse_uring_balance_one(from, to, kind)) {
+			/* The rest in another run, without the lock between */
+			if (++nr_moved == FUSE_URING_BATCH) {
+				queue_work(fuse_uring_wq, &uring->balancer);
+				return;
+			}
+		}
 	}
 }
 
@@ -339,7 +346,6 @@ static void fuse_uring_balance_queue(struct fuse_uring_queue *queue)
 	bool any;
 
 	spin_lock(&queue->lock);
-	fuse_uring_threads_reap(queue);
 	kinds = fuse_uring_call_overdue(queue, true);
 	any = !set->nr_parked && !set->nr_called;
 	spin_unlock(&queue->lock);
@@ -412,8 +418,9 @@ void fuse_uring_balance(struct work_struct *work)
 	struct fuse_iqueue *fiq = &uring->fc->iq;
 	unsigned int qid;
 
+	fuse_uring_reap(uring);
 	/* See fuse_uring_park() for those that become idle from here on */
-	WRITE_ONCE(uring->overdue, false);
+	WRITE_ONCE(uring->overdue, true);
 	for (qid = 0; qid < uring->nr_queues; qid++) {
 		struct fuse_uring_queue *queue = uring->queues[qid];
 
@@ -473,7 +480,6 @@ void fuse_uring_queue_detach(struct fuse_uring_queue *queue)
 			break;
 		switch (slot->state) {
 		case FUSE_URING_SLOT_IDLE:
-		case FUSE_URING_SLOT_ORPHAN:
 			break;
 		case FUSE_URING_SLOT_PARKED:
 		case FUSE_URING_SLOT_CALLED:
@@ -510,10 +516,13 @@ static void fuse_uring_end_all(struct list_head *reqs)
 static void fuse_uring_queue_stop(struct fuse_uring_queue *queue,
 				  struct list_head *to_end)
 {
+	struct fuse_iqueue *fiq = &queue->uring->fc->iq;
 	struct fuse_uring_slot *slot;
 	struct fuse_req *req;
 	LIST_HEAD(reqs);
 
+	/* As for all moves: who is killed must not see it half-way */
+	spin_lock(&fiq->lock);
 	spin_lock(&queue->lock);
 	queue->stopped = true;
 	WRITE_ONCE(queue->live, false);
@@ -522,6 +531,10 @@ static void fuse_uring_queue_stop(struct fuse_uring_queue *queue,
 	list_for_each_entry(req, &reqs, list)
 		clear_bit(FR_PENDING, &req->flags);
 	list_splice_tail(&reqs, to_end);
+	spin_unlock(&queue->lock);
+	spin_unlock(&fiq->lock);
+
+	spin_lock(&queue->lock);
 
 	fuse_uring_for_each_slot(slot, queue) {
 		switch (slot->state) {
@@ -674,50 +687,53 @@ void fuse_uring_reap(struct fuse_uring *uring)
 bool fuse_uring_retire(struct fuse_uring *uring, struct fuse_uring *by)
 {
 	struct fuse_uring_queue *queue;
+	unsigned int qid, nr;
 	bool served = false;
-	unsigned int qid;
 	u64 seq = 0;
 
 	lockdep_assert_held(&uring->fc->iq.lock);
 
-	for (qid = 0; qid < uring->nr_queues; qid++) {
-		queue = uring->queues[qid];
+	for (nr = 0; nr < uring->nr_queues && !served; nr++) {
+		queue = uring->queues[nr];
 		spin_lock(&queue->lock);
 		fuse_uring_threads_reap(queue);
-		served |= !RB_EMPTY_ROOT(&queue->threads);
+		served = !RB_EMPTY_ROOT(&queue->threads);
+		queue->stopped = !served;
+		seq = max(seq, queue->next_seq);
+		spin_unlock(&queue->lock);
+	}
+	for (qid = 0; served && qid < nr; qid++) {
+		queue = uring->queues[qid];
+		spin_lock(&queue->lock);
+		queue->stopped = false;
 		spin_unlock(&queue->lock);
 	}
 	fuse_uring_update_locked(uring);
 	if (served)
 		return false;
 
-	for (qid = 0; qid < uring->nr_queues; qid++) {
-		queue = uring->queues[qid];
-		spin_lock(&queue->lock);
-		queue->stopped = true;
-		seq = max(seq, queue->next_seq);
-		spin_unlock(&queue->lock);
-	}
-	/* Keep unique ids of held requests and commit_ids unique */
+	/* Unique ids of requests that are still held, and commit_ids */
 	for (qid = 0; qid < by->nr_queues; qid++)
 		by->queues[qid]->next_seq = seq;
 
 	return true;
 }
 
-/* What the threads of a replaced ring held is resent by its successor */
-void fuse_uring_inherit(struct fuse_uring *uring, struct fuse_uring *old)
+/* What the threads of a ring that was replaced held is the next one's to resend */
+void fuse_uring_inherit(struct fuse_uring *old)
 {
-	struct fuse_iqueue *fiq = &uring->fc->iq;
+	struct fuse_conn *fc = old->fc;
+	struct fuse_uring *uring;
 	LIST_HEAD(reqs);
 
 	fuse_uring_revoke(old, false, &reqs);
-	spin_lock(&fiq->lock);
+	spin_lock(&fc->iq.lock);
 	list_splice_init(&old->unclaimed, &reqs);
-	if (fuse_uring_locked(uring->fc) == uring)
+	uring = fuse_uring_locked(fc);
+	if (uring)
 		list_splice_tail_init(&reqs, &uring->unclaimed);
-	spin_unlock(&fiq->lock);
-	/* Not empty if the connection was aborted */
+	spin_unlock(&fc->iq.lock);
+	/* Aborted by now */
 	fuse_uring_end_all(&reqs);
 }
 

@@ -108,7 +108,8 @@ bool fuse_uring_takes(struct fuse_iqueue *fiq, struct fuse_req *req)
 	struct fuse_conn *fc = container_of(fiq, struct fuse_conn, iq);
 	struct fuse_uring *uring = fuse_uring_locked(fc);
 
-	return uring && uring->active && fuse_uring_carries(uring, req);
+	return uring && uring->active && fiq->connected &&
+		fuse_uring_carries(uring, req);
 }
 
 /*

@@ -179,7 +179,7 @@ static int fuse_uring_feed(struct fuse_uring_slot *slot,
 			break;
 		}
 		WRITE_ONCE(req->uring_queue, NULL);
-		fuse_uring_unlock(queue);
+		spin_unlock(&queue->lock);
 		req->out.h.error = err;
 		trace_fuse_uring_end(req, slot->queue->qid, slot->index);
 		fuse_request_end(req);
@@ -362,6 +362,8 @@ static bool fuse_uring_uncommit(struct fuse_uring_slot *slot,
 				     FUSE_URING_SLOT_HELD);
 		if (slot->thread->ended)
 			fuse_uring_slot_orphan(slot);
+		else
+			fuse_uring_watch(queue);
 	}
 	fuse_uring_unlock(queue);
 
@@ -484,8 +486,10 @@ void fuse_uring_called(struct io_uring_cmd *cmd, unsigned int issue_flags)
 	int ret;
 
 	spin_lock(&queue->lock);
-	if (unlikely(!pdu->dropped && fuse_uring_cmd_is_dead(cmd)))
+	if (unlikely(!pdu->dropped && fuse_uring_cmd_is_dead(cmd))) {
 		fuse_uring_thread_end(thread);
+		fuse_uring_call_more(queue);
+	}
 	if (unlikely(pdu->dropped)) {
 		fuse_uring_thread_put(thread);
 		fuse_uring_unlock(queue);
@@ -522,6 +526,7 @@ void fuse_uring_cancel(struct io_uring_cmd *cmd, unsigned int issue_flags)
 	rcu_read_lock();
 	spin_lock(&queue->lock);
 	fuse_uring_thread_end(thread);
+	fuse_uring_call_more(queue);
 	if (pdu->dropped)
 		cmd->flags &= ~IORING_URING_CMD_CANCELABLE;
 	fuse_uring_unlock(queue);

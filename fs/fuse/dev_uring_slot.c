@@ -25,6 +25,8 @@ static bool fuse_uring_process_is_dead(const struct task_struct *task)
 static bool fuse_uring_thread_is_dead(const struct fuse_uring_thread *thread)
 {
 	return unlikely(READ_ONCE(thread->task->flags) & PF_EXITING ||
+			READ_ONCE(thread->task->signal->flags) &
+			SIGNAL_GROUP_EXIT ||
 			percpu_ref_is_dying(&thread->ctx->refs) ||
 			READ_ONCE(thread->task->self_exec_id) != thread->exec_id);
 }
@@ -139,6 +141,7 @@ again:
 			return thread;
 		if (!cmp) {
 			fuse_uring_thread_end(thread);
+			fuse_uring_call_more(queue);
 			goto again;
 		}
 		parent = *link;
@@ -181,6 +184,9 @@ struct fuse_req *fuse_uring_slot_release(struct fuse_uring_slot *slot)
 
 	slot->req = NULL;
 	fuse_uring_slot_give_back(slot);
+	/* See fuse_uring_slot_orphan() */
+	if (unlikely(!slot->payload_room))
+		fuse_uring_slot_own_area(slot);
 
 	return req;
 }
@@ -276,22 +282,26 @@ void fuse_uring_thread_end(struct fuse_uring_thread *thread)
 		}
 	}
 	fuse_uring_thread_put(thread);
-	fuse_uring_call_more(queue);
 }
 
 /* End threads whose task or io_uring has ended.  Called under queue->lock. */
 void fuse_uring_threads_reap(struct fuse_uring_queue *queue)
 {
 	struct rb_node *node, *next;
+	bool ended = false;
 
 	for (node = rb_first(&queue->threads); node; node = next) {
 		struct fuse_uring_thread *thread;
 
 		next = rb_next(node);
 		thread = rb_entry(node, struct fuse_uring_thread, node);
-		if (fuse_uring_thread_is_dead(thread))
+		if (fuse_uring_thread_is_dead(thread)) {
 			fuse_uring_thread_end(thread);
+			ended = true;
+		}
 	}
+	if (ended)
+		fuse_uring_call_more(queue);
 }
 
 /*
@@ -521,6 +531,8 @@ void fuse_uring_putback(struct fuse_uring_queue *queue, struct fuse_req *req)
 	if (unlikely(!queue->live))
 		queue->changed = true;
 	fuse_uring_watch(queue);
+	/* Its sender may have been killed while it was taken */
+	wake_up(&req->waitq);
 	fuse_uring_call_more(queue);
 }
 
@@ -599,6 +611,9 @@ struct fuse_req *fuse_uring_take(struct fuse_uring_slot *slot)
 		return NULL;
 
 	fuse_uring_del_pending(queue, req, kind);
+	/* One that needs none may come before those that wait for memory */
+	if (unlikely(queue->pool.turn == kind))
+		fuse_uring_pool_pass(queue, kind);
 	queue->next_kind = kind + 1 < FUSE_URING_NR_KINDS ? kind + 1 : 0;
 	clear_bit(FR_PENDING, &req->flags);
 	slot->req = req;
@@ -625,6 +640,7 @@ void fuse_uring_watch(struct fuse_uring_queue *queue)
 
 /* The queue may be freed once it is unlocked */
 void fuse_uring_unlock_changed(struct fuse_uring_queue *queue)
+	__releases(&queue->lock)
 {
 	struct fuse_conn *fc = queue->uring->fc;
 
