@@ -544,8 +544,8 @@ static int fuse_uring_setup(struct fuse_conn *fc,
 
 	uring = fuse_uring_alloc(fc, setup, own);
 	/* Rings that have ended may not be freed yet: that takes a moment */
-	for (tries = 0; uring == ERR_PTR(-ENOBUFS) &&
-			tries < FUSE_URING_ENOBUFS_TRIES; tries++) {
+	for (tries = FUSE_URING_ENOBUFS_TRIES;
+	     tries && uring == ERR_PTR(-ENOBUFS); tries--) {
 		schedule_timeout_killable(HZ / 50);
 		if (fatal_signal_pending(current))
 			return -EINTR;

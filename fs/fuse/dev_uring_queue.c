@@ -311,12 +311,24 @@ static void fuse_uring_balance_kind(struct fuse_uring_queue *from,
 	}
 }
 
-/*
- * Call a thread of the queue for each kind that is overdue: an idle one, or any.
- * Return: the kinds.
- */
-static unsigned int fuse_uring_call_overdue(struct fuse_uring_queue *queue,
-					    bool idle)
+/* A thread with empty hands was called, and should be there soon */
+static bool fuse_uring_is_coming(const struct fuse_uring_queue *queue)
+{
+	struct rb_node *node;
+
+	for (node = rb_first(&queue->threads); node; node = rb_next(node)) {
+		const struct fuse_uring_thread *thread;
+
+		thread = rb_entry(node, struct fuse_uring_thread, node);
+		if (thread->nr_called && !thread->nr_held)
+			return true;
+	}
+
+	return false;
+}
+
+/* Call an idle thread for each kind that is overdue.  Returns the kinds. */
+static unsigned int fuse_uring_call_idle(struct fuse_uring_queue *queue)
 {
 	unsigned int kind, kinds = 0;
 	struct fuse_req *req;
@@ -326,8 +338,7 @@ static unsigned int fuse_uring_call_overdue(struct fuse_uring_queue *queue,
 		if (!req)
 			continue;
 		kinds |= BIT(kind);
-		if ((!idle || queue->nr_idle) &&
-		    fuse_uring_may_take(queue, kind))
+		if (queue->nr_idle && fuse_uring_may_take(queue, kind))
 			fuse_uring_call_one(queue, req);
 	}
 
@@ -335,10 +346,26 @@ static unsigned int fuse_uring_call_overdue(struct fuse_uring_queue *queue,
 }
 
 /*
- * Find threads for all overdue requests of a queue.  Under fiq->lock.
- *
- * A busy thread comes last: it may be blocked, and take a request all the same.
+ * Call a busy thread for each kind that is overdue.  It may be blocked and take
+ * a request all the same, so others that were called get more time.
  */
+static void fuse_uring_call_busy(struct fuse_uring_queue *queue)
+{
+	bool coming = fuse_uring_is_coming(queue);
+	struct fuse_req *req;
+	unsigned int kind;
+
+	for (kind = 0; kind < FUSE_URING_NR_KINDS; kind++) {
+		req = fuse_uring_overdue(queue, kind);
+		if (!req || !fuse_uring_may_take(queue, kind))
+			continue;
+		if (!coming ||
+		    time_after_eq(jiffies, req->uring_since + HZ / 2))
+			fuse_uring_call_one(queue, req);
+	}
+}
+
+/* Find threads for all overdue requests of a queue.  Under fiq->lock. */
 static void fuse_uring_balance_queue(struct fuse_uring_queue *queue)
 {
 	struct fuse_uring_set *set = &queue->set[FUSE_URING_ORDINARY];
@@ -346,7 +373,7 @@ static void fuse_uring_balance_queue(struct fuse_uring_queue *queue)
 	bool any;
 
 	spin_lock(&queue->lock);
-	kinds = fuse_uring_call_overdue(queue, true);
+	kinds = fuse_uring_call_idle(queue);
 	any = !set->nr_parked && !set->nr_called;
 	spin_unlock(&queue->lock);
 	if (!kinds)
@@ -356,12 +383,13 @@ static void fuse_uring_balance_queue(struct fuse_uring_queue *queue)
 		if (!(kinds & BIT(kind)))
 			continue;
 		fuse_uring_balance_kind(queue, kind, false);
-		if (any && kind <= FUSE_URING_SYNC_LARGE)
+		/* Without a slot or credit of its own, busy ones will do */
+		if (any || !fuse_uring_may_take(queue, kind))
 			fuse_uring_balance_kind(queue, kind, true);
 	}
 
 	spin_lock(&queue->lock);
-	fuse_uring_call_overdue(queue, false);
+	fuse_uring_call_busy(queue);
 	spin_unlock(&queue->lock);
 }
 
