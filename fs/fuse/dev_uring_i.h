@@ -312,6 +312,8 @@ struct fuse_uring_queue {
 	/* Threads that have not ended */
 	unsigned int nr_threads;
 	unsigned int nr_idle;
+	/* Slots in COMMIT: their threads look for pending requests next */
+	unsigned int nr_committing;
 	struct rb_root threads;
 	struct fuse_uring_set set[FUSE_URING_NR_SETS];
 

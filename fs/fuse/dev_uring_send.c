@@ -84,7 +84,9 @@ static bool fuse_uring_try_send(struct fuse_conn *fc, struct fuse_req *req)
 
 	if (unlikely(queue != home))
 		queue->stats.spills++;
-	if (likely(fuse_uring_enqueue(queue, req)))
+	/* A busy thread may be blocked, and one that commits will look */
+	if (likely(fuse_uring_enqueue(queue, req) &&
+		   (queue->nr_idle || !queue->nr_committing)))
 		cmd = fuse_uring_call(queue, FUSE_URING_ORDINARY, req);
 	/*
 	 * A server that waits for several completions may wait for more, as

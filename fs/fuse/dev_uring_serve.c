@@ -364,6 +364,7 @@ static bool fuse_uring_uncommit(struct fuse_uring_slot *slot,
 			fuse_uring_slot_orphan(slot);
 		else
 			fuse_uring_watch(queue);
+		fuse_uring_call_more(queue);
 	}
 	fuse_uring_unlock(queue);
 

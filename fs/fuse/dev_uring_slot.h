@@ -189,7 +189,13 @@ fuse_uring_slot_move(struct fuse_uring_slot *slot,
 	if (fuse_uring_slot_is_busy(from) && !fuse_uring_slot_is_busy(to))
 		thread->nr_held--;
 
+	if (from == FUSE_URING_SLOT_COMMIT)
+		slot->queue->nr_committing--;
+
 	slot->state = to;
+
+	if (to == FUSE_URING_SLOT_COMMIT)
+		slot->queue->nr_committing++;
 
 	if (fuse_uring_slot_is_busy(to) && !fuse_uring_slot_is_busy(from))
 		thread->nr_held++;
