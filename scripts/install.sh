@@ -6,7 +6,7 @@
 . "$(dirname "$0")/lib.sh"
 
 # The package itself conflicts with every cross compiler of make arch; what it depends on does not.
-multilib=$(apt-cache depends gcc-multilib 2>/dev/null | sed -nE 's/.*Depends: (gcc-[0-9]+-multilib)$/\1/p' | head -n 1)
+multilib=$(apt-cache depends gcc-multilib 2>/dev/null | sed -nE 's/.*Depends: (gcc-[0-9]+-multilib)$/\1/p' | head -n 1 || true)
 packages=(
 	# to build the kernel and the tests
 	build-essential bc bison flex libelf-dev libssl-dev cpio rsync xz-utils ccache git python3 perl patch
