@@ -14,7 +14,7 @@ extern const struct file_operations fuse_uring_stats_ops;
 #ifdef CONFIG_FUSE_IO_URING
 
 bool fuse_uring_takes(struct fuse_iqueue *fiq, struct fuse_req *req);
-bool fuse_uring_send(struct fuse_iqueue *fiq, struct fuse_req *req);
+void fuse_uring_send(struct fuse_iqueue *fiq, struct fuse_req *req);
 bool fuse_uring_queue_forget(struct fuse_iqueue *fiq,
 			     struct fuse_forget_link *link);
 bool fuse_uring_queue_interrupt(struct fuse_iqueue *fiq, struct fuse_req *req);
@@ -69,26 +69,41 @@ static inline bool fuse_uring_is_writeback(const struct fuse_req *req)
 static inline void fuse_uring_writeback_queued(struct fuse_conn *fc,
 					       const struct fuse_req *req)
 {
-	fc->uring_writeback_queued += fuse_uring_is_writeback(req);
+	if (fuse_uring_is_writeback(req))
+		fc->uring_writeback_queued++;
 }
 
 static inline void fuse_uring_writeback_sent(struct fuse_conn *fc,
 					     const struct fuse_req *req)
 {
-	fc->uring_writeback_queued -= fuse_uring_is_writeback(req);
-	fc->uring_writeback_active += fuse_uring_is_writeback(req);
+	if (fuse_uring_is_writeback(req)) {
+		fc->uring_writeback_queued--;
+		fc->uring_writeback_active++;
+	}
 }
 
 static inline void fuse_uring_writeback_ended(struct fuse_conn *fc,
 					      const struct fuse_req *req)
 {
-	fc->uring_writeback_active -= fuse_uring_is_writeback(req);
+	if (fuse_uring_is_writeback(req))
+		fc->uring_writeback_active--;
 }
 
-static inline bool fuse_uring_writeback_passes(struct fuse_conn *fc)
+/* The request to send although max_background is reached, or NULL */
+static inline struct fuse_req *
+fuse_uring_passing_writeback(struct fuse_conn *fc)
 {
-	return unlikely(fc->uring_writeback_queued) &&
-		!fc->uring_writeback_active && fuse_uring_exists(fc);
+	struct fuse_req *req;
+
+	if (likely(!fc->uring_writeback_queued) ||
+	    fc->uring_writeback_active || !fuse_uring_exists(fc))
+		return NULL;
+
+	list_for_each_entry(req, &fc->bg_queue, list)
+		if (fuse_uring_is_writeback(req))
+			return req;
+
+	return NULL;
 }
 
 static inline void fuse_uring_set_cpu(struct fuse_req *req)
@@ -126,146 +141,55 @@ static inline bool fuse_uring_is_waiter(struct fuse_req *req)
 
 static inline bool fuse_uring_takes(struct fuse_iqueue *fiq,
 				    struct fuse_req *req)
-{
-	return false;
-}
-
-static inline bool fuse_uring_send(struct fuse_iqueue *fiq,
+{ return false; }
+static inline void fuse_uring_send(struct fuse_iqueue *fiq,
 				   struct fuse_req *req)
-{
-	return false;
-}
-
+{ }
 static inline bool fuse_uring_queue_forget(struct fuse_iqueue *fiq,
 					   struct fuse_forget_link *link)
-{
-	return false;
-}
-
+{ return false; }
 static inline bool fuse_uring_queue_interrupt(struct fuse_iqueue *fiq,
 					      struct fuse_req *req)
-{
-	return false;
-}
-
-static inline void fuse_uring_adopt_messages(struct fuse_iqueue *fiq)
-{
-}
-
-static inline void fuse_uring_update(struct fuse_conn *fc)
-{
-}
-
+{ return false; }
+static inline void fuse_uring_adopt_messages(struct fuse_iqueue *fiq) { }
 static inline bool fuse_uring_remove_pending(struct fuse_req *req,
 					     bool *removed)
-{
-	return false;
-}
-
+{ return false; }
 static inline struct fuse_req *
 fuse_uring_find_interrupted(struct fuse_conn *fc, u64 unique)
-{
-	return NULL;
-}
-
-static inline void fuse_uring_abort(struct fuse_conn *fc)
-{
-}
-
-static inline void fuse_uring_release(struct fuse_conn *fc)
-{
-}
-
-static inline void fuse_uring_resend(struct fuse_conn *fc)
-{
-}
-
-static inline void fuse_uring_init_limits(struct fuse_mount *fm)
-{
-}
-
-static inline bool fuse_uring_offered(struct fuse_conn *fc)
-{
-	return false;
-}
-
-static inline void fuse_uring_promise(struct fuse_conn *fc)
-{
-}
-
-static inline int fuse_uring_init(void)
-{
-	return 0;
-}
-
-static inline void fuse_uring_exit(void)
-{
-}
-
+{ return NULL; }
+static inline void fuse_uring_abort(struct fuse_conn *fc) { }
+static inline void fuse_uring_release(struct fuse_conn *fc) { }
+static inline void fuse_uring_resend(struct fuse_conn *fc) { }
+static inline void fuse_uring_init_limits(struct fuse_mount *fm) { }
+static inline bool fuse_uring_offered(struct fuse_conn *fc) { return false; }
+static inline void fuse_uring_promise(struct fuse_conn *fc) { }
+static inline int fuse_uring_init(void) { return 0; }
+static inline void fuse_uring_exit(void) { }
 static inline void fuse_uring_count_dev(struct fuse_conn *fc,
 					enum fuse_uring_dev_message msg)
-{
-}
-
+{ }
 static inline long fuse_uring_ioctl(struct file *file, unsigned int cmd,
 				    void __user *argp)
-{
-	return -ENOTTY;
-}
-
-static inline bool fuse_uring_exists(struct fuse_conn *fc)
-{
-	return false;
-}
-
-static inline bool fuse_uring_has(struct fuse_req *req)
-{
-	return false;
-}
-
-static inline bool fuse_uring_expected(struct fuse_conn *fc)
-{
-	return false;
-}
-
-static inline void fuse_uring_set_cpu(struct fuse_req *req)
-{
-}
-
-static inline bool fuse_uring_came_back(struct fuse_req *req)
-{
-	return false;
-}
-
-static inline bool fuse_uring_is_waiter(struct fuse_req *req)
-{
-	return false;
-}
-
-static inline bool fuse_uring_is_writeback(const struct fuse_req *req)
-{
-	return false;
-}
-
+{ return -ENOTTY; }
+static inline bool fuse_uring_exists(struct fuse_conn *fc) { return false; }
+static inline bool fuse_uring_has(struct fuse_req *req) { return false; }
+static inline bool fuse_uring_expected(struct fuse_conn *fc) { return false; }
+static inline void fuse_uring_set_cpu(struct fuse_req *req) { }
+static inline bool fuse_uring_came_back(struct fuse_req *req) { return false; }
+static inline bool fuse_uring_is_waiter(struct fuse_req *req) { return false; }
 static inline void fuse_uring_writeback_queued(struct fuse_conn *fc,
 					       const struct fuse_req *req)
-{
-}
-
+{ }
 static inline void fuse_uring_writeback_sent(struct fuse_conn *fc,
 					     const struct fuse_req *req)
-{
-}
-
+{ }
 static inline void fuse_uring_writeback_ended(struct fuse_conn *fc,
 					      const struct fuse_req *req)
-{
-}
-
-static inline bool fuse_uring_writeback_passes(struct fuse_conn *fc)
-{
-	return false;
-}
+{ }
+static inline struct fuse_req *
+fuse_uring_passing_writeback(struct fuse_conn *fc)
+{ return NULL; }
 
 #endif /* CONFIG_FUSE_IO_URING */
 

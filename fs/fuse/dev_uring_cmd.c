@@ -2,7 +2,8 @@
 /*
  * FUSE over io_uring: commands.
  */
-#include "dev_uring_i.h"
+#include "dev_uring_slot.h"
+#include "fuse_trace.h"
 
 #include <linux/nospec.h>
 
@@ -10,15 +11,14 @@
  * Read and check the reply in a held slot.  The server can still write to it:
  * read each field once.
  */
-static int fuse_uring_read_reply(struct fuse_uring_slot *slot,
-				 struct fuse_out_header *oh, u32 *payload_sz)
+static __always_inline int
+fuse_uring_read_reply(struct fuse_uring_slot *slot, int *error, u32 *payload_sz)
 {
 	struct fuse_uring_req_header *hdr = slot->hdr;
-	struct fuse_out_header *uoh = (struct fuse_out_header *)hdr->in_out;
+	struct fuse_out_header *oh = (struct fuse_out_header *)hdr->in_out;
 	u64 unique;
 
-	oh->error = READ_ONCE(uoh->error);
-	oh->unique = READ_ONCE(uoh->unique);
+	*error = READ_ONCE(oh->error);
 	*payload_sz = READ_ONCE(hdr->ring_ent_in_out.payload_sz);
 
 	if (likely(slot->req)) {
@@ -31,56 +31,59 @@ static int fuse_uring_read_reply(struct fuse_uring_slot *slot,
 		return 0;
 	}
 
-	if (oh->unique != unique)
+	if (READ_ONCE(oh->unique) != unique)
 		return -EINVAL;
-	if (oh->error <= -512 || oh->error > 0)
+	if (*error <= -512 || *error > 0)
 		return -EINVAL;
-	if (oh->error)
+	if (*error)
 		*payload_sz = 0;
 	if (*payload_sz > slot->payload_room)
 		return -EINVAL;
 
-	oh->len = sizeof(*oh) + *payload_sz;
 	return 0;
 }
 
 /* Read each field once: the server can still write to the SQE */
-static void fuse_uring_read_cmd(struct io_uring_cmd *cmd,
-				struct fuse_uring_req_cmd *ureq)
+static __always_inline struct fuse_uring_req_cmd
+fuse_uring_read_cmd(struct io_uring_cmd *cmd)
 {
 	const struct fuse_uring_req_cmd *shared = io_uring_sqe_cmd(cmd->sqe);
 
-	ureq->commit_id = READ_ONCE(shared->commit_id);
-	ureq->qid = READ_ONCE(shared->qid);
-	ureq->slot = READ_ONCE(shared->slot);
-	ureq->flags = READ_ONCE(shared->flags);
+	return (struct fuse_uring_req_cmd) {
+		.commit_id = READ_ONCE(shared->commit_id),
+		.qid = READ_ONCE(shared->qid),
+		.slot = READ_ONCE(shared->slot),
+		.flags = READ_ONCE(shared->flags),
+	};
 }
 
+/* Returns NULL if there is no such slot, see fuse_uring_slot_error() */
 static __always_inline struct fuse_uring_slot *
-fuse_uring_find_slot(struct fuse_uring *uring,
-		     const struct fuse_uring_req_cmd *ureq)
+fuse_uring_find_slot(const struct fuse_uring *uring,
+		     struct fuse_uring_req_cmd ureq)
 {
 	struct fuse_uring_queue *queue;
 	unsigned int nr_slots;
 
 	if (unlikely(!uring))
-		return ERR_PTR(-EOPNOTSUPP);
+		return NULL;
 	/* No slots with user buffers */
 	nr_slots = fuse_uring_nr_slots(uring);
-	if (unlikely(ureq->flags || ureq->qid >= uring->nr_queues ||
-		     ureq->slot >= nr_slots))
-		return ERR_PTR(uring->user ? -EBUSY : -EINVAL);
-	queue = uring->queues[array_index_nospec(ureq->qid, uring->nr_queues)];
+	if (unlikely(ureq.flags || ureq.qid >= uring->nr_queues ||
+		     ureq.slot >= nr_slots))
+		return NULL;
+	queue = uring->queues[array_index_nospec(ureq.qid, uring->nr_queues)];
 
-	return &queue->slots[array_index_nospec(ureq->slot, nr_slots)];
+	return &queue->slots[array_index_nospec(ureq.slot, nr_slots)];
 }
 
-/* Error of a command when there is no managed ring */
-static int fuse_uring_no_ring(struct fuse_conn *fc)
+static int fuse_uring_slot_error(struct fuse_conn *fc)
 {
 	if (!READ_ONCE(fc->connected))
 		return -ENOTCONN;
-	return READ_ONCE(fc->uring_user) ? -EBUSY : -EOPNOTSUPP;
+	if (READ_ONCE(fc->uring_user))
+		return -EBUSY;
+	return fuse_uring_exists(fc) ? -EINVAL : -EOPNOTSUPP;
 }
 
 /* FUSE_URING_REQ_FETCH: arm a slot */
@@ -115,71 +118,115 @@ static int fuse_uring_fetch(struct io_uring_cmd *cmd,
 }
 
 /*
+ * Take a small reply and park the command without unlocking the queue between.
+ * Returns false if that is for fuse_uring_commit().  Else unlocks the queue,
+ * which may be freed then.
+ */
+static __always_inline bool
+fuse_uring_commit_small(struct io_uring_cmd *cmd, struct fuse_uring_slot *slot,
+			struct fuse_uring_thread *thread, int error,
+			u32 payload_sz, unsigned int issue_flags)
+{
+	struct fuse_uring_queue *queue = slot->queue;
+	struct fuse_req *req = slot->req;
+	unsigned int qid, index;
+
+	/* The end of a background request sends the next one */
+	if (unlikely(!req || test_bit(FR_BACKGROUND, &req->flags) ||
+		     slot->thread != thread || slot->detached ||
+		     queue->nr_pending || issue_flags & IO_URING_F_UNLOCKED))
+		return false;
+	if (!error && !fuse_uring_copy_out_small(slot, req->args, payload_sz))
+		return false;
+
+	fuse_uring_set_result(req, error, payload_sz);
+	clear_bit(FR_SENT, &req->flags);
+	WRITE_ONCE(req->uring_queue, NULL);
+	trace_fuse_uring_commit(req, queue->qid, slot->index);
+	qid = queue->qid;
+	index = slot->index;
+	fuse_uring_slot_release(slot);
+	fuse_uring_prepare(cmd, slot, thread, issue_flags);
+	fuse_uring_park(slot, cmd, FUSE_URING_SLOT_HELD);
+	fuse_uring_unlock(queue);
+
+	trace_fuse_uring_end(req, qid, index);
+	fuse_request_end(req);
+
+	return true;
+}
+
+/*
  * FUSE_URING_REQ_COMMIT_AND_FETCH.  RCU, and then the held slot, pin the ring.
  * Returns -EAGAIN if the thread is not known to the queue and @new is not
- * usable.
+ * usable, or NULL.
  */
-static int fuse_uring_try_commit(struct io_uring_cmd *cmd, struct fuse_conn *fc,
-				 const struct fuse_uring_req_cmd *ureq,
-				 struct fuse_uring_thread **new,
-				 unsigned int issue_flags)
+static __always_inline int
+fuse_uring_try_commit(struct io_uring_cmd *cmd, struct fuse_conn *fc,
+		      struct fuse_uring_req_cmd ureq,
+		      struct fuse_uring_thread **new, unsigned int issue_flags)
 {
-	struct fuse_uring_thread *thread = NULL;
+	struct fuse_uring_thread *thread;
 	struct fuse_uring_queue *queue;
 	struct fuse_uring_slot *slot;
-	struct fuse_out_header oh;
 	u32 payload_sz;
-	int err;
+	int err, error;
 
 	rcu_read_lock();
 	slot = fuse_uring_find_slot(fuse_uring_rcu(fc), ureq);
-	if (IS_ERR(slot)) {
+	if (unlikely(!slot)) {
 		rcu_read_unlock();
-		err = PTR_ERR(slot);
-		return err == -EOPNOTSUPP ? fuse_uring_no_ring(fc) : err;
+		return fuse_uring_slot_error(fc);
 	}
 	queue = slot->queue;
 	spin_lock(&queue->lock);
 	rcu_read_unlock();
 
-	if (unlikely(queue->stopped || slot->commit_id != ureq->commit_id ||
+	if (unlikely(queue->stopped || slot->commit_id != ureq.commit_id ||
 		     (slot->state != FUSE_URING_SLOT_HELD &&
 		      slot->state != FUSE_URING_SLOT_ORPHAN)))
 		err = fuse_uring_commit_error(slot);
 	else
-		err = fuse_uring_read_reply(slot, &oh, &payload_sz);
-	if (likely(!err)) {
-		thread = slot->thread;
-		if (unlikely(!thread || !fuse_uring_thread_is(thread, cmd)))
-			thread = fuse_uring_thread_find(queue, cmd, new);
-		if (unlikely(!thread))
-			err = -EAGAIN;
-	}
-	if (unlikely(err)) {
-		fuse_uring_unlock(queue);
-		return err;
+		err = fuse_uring_read_reply(slot, &error, &payload_sz);
+	if (unlikely(err))
+		goto unlock;
+
+	thread = slot->thread;
+	if (unlikely(!thread || !fuse_uring_thread_is(thread, cmd))) {
+		err = -EAGAIN;
+		thread = new ? fuse_uring_thread_find(queue, cmd, new) : NULL;
+		if (!thread)
+			goto unlock;
 	}
 
 	if (unlikely(slot->is_control))
-		return fuse_uring_commit_control(cmd, slot, thread, &oh,
+		return fuse_uring_commit_control(cmd, slot, thread, error,
 						 issue_flags);
-	return fuse_uring_commit(cmd, slot, thread, &oh, payload_sz,
+	if (likely(fuse_uring_commit_small(cmd, slot, thread, error,
+					   payload_sz, issue_flags)))
+		return -EIOCBQUEUED;
+	return fuse_uring_commit(cmd, slot, thread, error, payload_sz,
 				 issue_flags);
+unlock:
+	fuse_uring_unlock(queue);
+	return err;
 }
 
-static int fuse_uring_commit_cmd(struct io_uring_cmd *cmd, struct fuse_conn *fc,
-				 const struct fuse_uring_req_cmd *ureq,
-				 unsigned int issue_flags)
+/* Commit by another thread than the one that has taken the request */
+static noinline int fuse_uring_commit_other(struct io_uring_cmd *cmd,
+					    struct fuse_conn *fc,
+					    unsigned int issue_flags)
 {
+	const struct fuse_uring_req_cmd ureq = fuse_uring_read_cmd(cmd);
 	struct fuse_uring_thread *new = NULL;
 	int ret;
 
 	for (;;) {
 		ret = fuse_uring_try_commit(cmd, fc, ureq, &new, issue_flags);
-		if (likely(ret != -EAGAIN))
+		if (ret != -EAGAIN)
 			break;
 		fuse_uring_thread_free(new);
-		new = fuse_uring_new_thread(cmd, fc, ureq->qid);
+		new = fuse_uring_new_thread(cmd, fc, ureq.qid);
 		if (IS_ERR(new))
 			return PTR_ERR(new);
 	}
@@ -199,25 +246,25 @@ static int fuse_uring_detach(struct fuse_uring_queue *queue)
 /* All commands other than FUSE_URING_REQ_COMMIT_AND_FETCH */
 static int fuse_uring_other_cmd(struct io_uring_cmd *cmd,
 				struct fuse_uring *uring,
-				const struct fuse_uring_req_cmd *ureq,
+				struct fuse_uring_req_cmd ureq,
 				unsigned int issue_flags)
 {
 	struct fuse_uring_slot *slot = fuse_uring_find_slot(uring, ureq);
 
-	if (IS_ERR(slot))
-		return PTR_ERR(slot);
+	if (!slot)
+		return fuse_uring_slot_error(uring->fc);
 
 	switch (cmd->cmd_op) {
 	case FUSE_URING_REQ_FETCH:
-		if (ureq->commit_id)
+		if (ureq.commit_id)
 			return -EINVAL;
 		return fuse_uring_fetch(cmd, slot, issue_flags);
 	case FUSE_URING_REQ_NOTIFY:
-		if (ureq->commit_id || ureq->qid || ureq->slot)
+		if (ureq.commit_id || ureq.qid || ureq.slot)
 			return -EINVAL;
 		return fuse_uring_notify(cmd, uring, issue_flags);
 	case FUSE_URING_REQ_DETACH:
-		if (ureq->commit_id || ureq->slot)
+		if (ureq.commit_id || ureq.slot)
 			return -EINVAL;
 		return fuse_uring_detach(slot->queue);
 	default:
@@ -248,18 +295,23 @@ int fuse_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
 	if (!fud)
 		return -EOPNOTSUPP;
 
-	if (unlikely(cmd->cmd_op == FUSE_IO_URING_CMD_REGISTER ||
-		     cmd->cmd_op == FUSE_IO_URING_CMD_COMMIT_AND_FETCH))
+	ureq = fuse_uring_read_cmd(cmd);
+	if (likely(cmd->cmd_op == FUSE_URING_REQ_COMMIT_AND_FETCH)) {
+		ret = fuse_uring_try_commit(cmd, fud->fc, ureq, NULL,
+					    issue_flags);
+		if (unlikely(ret == -EAGAIN))
+			ret = fuse_uring_commit_other(cmd, fud->fc,
+						      issue_flags);
+		return ret;
+	}
+	if (cmd->cmd_op == FUSE_IO_URING_CMD_REGISTER ||
+	    cmd->cmd_op == FUSE_IO_URING_CMD_COMMIT_AND_FETCH)
 		return fuse_uring_user_cmd(cmd, fud, issue_flags);
-
-	fuse_uring_read_cmd(cmd, &ureq);
-	if (likely(cmd->cmd_op == FUSE_URING_REQ_COMMIT_AND_FETCH))
-		return fuse_uring_commit_cmd(cmd, fud->fc, &ureq, issue_flags);
 
 	uring = fuse_uring_get(fud->fc);
 	if (!uring)
-		return fuse_uring_no_ring(fud->fc);
-	ret = fuse_uring_other_cmd(cmd, uring, &ureq, issue_flags);
+		return fuse_uring_slot_error(fud->fc);
+	ret = fuse_uring_other_cmd(cmd, uring, ureq, issue_flags);
 	fuse_uring_put(uring);
 
 	return ret;

@@ -91,6 +91,7 @@
  *  COPY   -> IDLE    the connection or the thread has ended, or the queue was
  *		      detached
  *  HELD   -> COMMIT  COMMIT
+ *  HELD   -> PARKED  COMMIT: a small reply was taken, nothing is pending
  *  HELD   -> ORPHAN  the thread has ended
  *  HELD   -> IDLE    the connection has ended, or another process has sent
  *		      RESEND
@@ -216,9 +217,9 @@ struct fuse_uring_thread {
 	/* Under queue->lock */
 	struct rb_node node;	/* in queue->threads until it has ended */
 	unsigned int refs;	/* its slots, and dropped commands */
-	unsigned int nr_held;	/* busy slots, see fuse_uring_slot_is_busy() */
-	unsigned int nr_called;
-	bool idle;		/* no busy slot and no CALLED one */
+	unsigned int nr_called;	/* CALLED slots */
+	/* and busy ones, see fuse_uring_slot_is_occupied(); 0: it is idle */
+	unsigned int nr_occupied;
 	bool ended;
 	struct list_head slots;
 	struct list_head parked[FUSE_URING_NR_SETS];
@@ -322,6 +323,8 @@ struct fuse_uring_queue {
 	unsigned int nr_pending;
 	/* Slots with requests */
 	unsigned int taken[FUSE_URING_NR_KINDS];
+	/* Slots for background requests while no synchronous ones wait */
+	unsigned int credits;
 
 	struct fuse_uring_pool pool;
 
@@ -496,43 +499,87 @@ static inline bool fuse_uring_carries(const struct fuse_uring *uring,
 		 test_bit(FR_ISREPLY, &req->flags));
 }
 
-/* The list on which a measured request waits */
-static inline enum fuse_uring_kind
-fuse_uring_kind(const struct fuse_uring *uring, const struct fuse_req *req)
+static inline unsigned int fuse_uring_size(const struct fuse_arg *args,
+					   unsigned int nr)
 {
-	bool large = req->uring_area > uring->small_size;
+	unsigned int size = 0;
 
-	if (!test_bit(FR_BACKGROUND, &req->flags)) {
-		if (unlikely(large))
-			return FUSE_URING_SYNC_LARGE;
-		return unlikely(fuse_uring_is_open_ended(req)) ?
-			FUSE_URING_OPEN_ENDED : FUSE_URING_SYNC;
+	while (nr--)
+		size += args++->size;
+
+	return size;
+}
+
+/* False if the first argument is a name or an array, not an operation header */
+static inline bool fuse_uring_has_op_header(const struct fuse_args *args)
+{
+	switch (args->opcode) {
+	case FUSE_LOOKUP:
+	case FUSE_SYMLINK:
+	case FUSE_UNLINK:
+	case FUSE_RMDIR:
+	case FUSE_REMOVEXATTR:
+	case FUSE_REMOVEMAPPING:
+		return false;
+	default:
+		return args->in_numargs > 0;
 	}
-
-	if (fuse_uring_is_writeback(req))
-		return FUSE_URING_WRITEBACK;
-
-	return large ? FUSE_URING_BACKGROUND_LARGE : FUSE_URING_BACKGROUND;
 }
 
-/* The queue is locked for this and the next two */
-static inline u64 fuse_uring_next_seq(struct fuse_uring_queue *queue)
+/*
+ * The payload area needs room for what is sent, and for the reply.  Also chooses
+ * the list on which the request waits.  @flags: those of @req
+ */
+static __always_inline void fuse_uring_measure(const struct fuse_uring *uring,
+					       struct fuse_req *req,
+					       const unsigned long flags)
 {
-	return queue->next_seq++ & FUSE_URING_UNIQUE_SEQ_MASK;
+	unsigned int area = req->in.h.len - sizeof(req->in.h);
+	const struct fuse_args *args = req->args;
+	bool large;
+
+	req->uring_has_op = fuse_uring_has_op_header(args);
+	if (req->uring_has_op)
+		area -= args->in_args[0].size;
+	req->uring_in_size = area;
+	if (flags & BIT(FR_ISREPLY)) {
+		if (likely(args->out_numargs == 1))
+			area = max(area, args->out_args[0].size);
+		else
+			area = max(area, fuse_uring_size(args->out_args,
+							 args->out_numargs));
+	}
+	req->uring_area = area;
+
+	large = area > uring->small_size;
+	if (likely(!(flags & BIT(FR_BACKGROUND)))) {
+		req->uring_kind = FUSE_URING_SYNC;
+		if (unlikely(large))
+			req->uring_kind = FUSE_URING_SYNC_LARGE;
+		else if (unlikely(fuse_uring_is_open_ended(req)))
+			req->uring_kind = FUSE_URING_OPEN_ENDED;
+	} else if (fuse_uring_is_writeback(req)) {
+		req->uring_kind = FUSE_URING_WRITEBACK;
+	} else {
+		req->uring_kind = large ? FUSE_URING_BACKGROUND_LARGE :
+			FUSE_URING_BACKGROUND;
+	}
 }
 
+/* The queue is locked for this and the next */
 static inline u64 fuse_uring_unique(struct fuse_uring_queue *queue)
 {
 	return FUSE_URING_UNIQUE |
 		(u64)queue->qid << FUSE_URING_UNIQUE_QID_SHIFT |
-		fuse_uring_next_seq(queue) * FUSE_REQ_ID_STEP;
+		(queue->next_seq++ & FUSE_URING_UNIQUE_SEQ_MASK) *
+		FUSE_REQ_ID_STEP;
 }
 
 /* Never used again on this connection */
 static inline u64 fuse_uring_commit_id(struct fuse_uring_queue *queue)
 {
 	return (u64)queue->qid << FUSE_URING_COMMIT_QID_SHIFT |
-		fuse_uring_next_seq(queue);
+		(queue->next_seq++ & FUSE_URING_UNIQUE_SEQ_MASK);
 }
 
 extern struct workqueue_struct *fuse_uring_wq, *fuse_uring_end_wq;
@@ -563,45 +610,64 @@ unsigned int fuse_uring_map_update(struct fuse_uring *uring);
 bool fuse_uring_map_stale(struct fuse_uring *uring);
 
 /* dev_uring_copy.c */
-void fuse_uring_measure(struct fuse_req *req);
 int fuse_uring_copy_in(struct fuse_uring_slot *slot, struct fuse_req *req);
 int fuse_uring_copy_out(struct fuse_uring_slot *slot, struct fuse_req *req,
 			u32 payload_sz);
+bool fuse_uring_copy_out_args(const struct fuse_uring_slot *slot,
+			      struct fuse_args *args, u32 payload_sz);
 bool fuse_uring_fault_in(struct fuse_uring_slot *slot, u32 payload_sz);
 
 /* dev_uring_slot.c */
 void fuse_uring_slot_drop(struct fuse_uring_slot *slot, int ret);
 void fuse_uring_slot_orphan(struct fuse_uring_slot *slot);
 struct fuse_req *fuse_uring_slot_revoke(struct fuse_uring_slot *slot);
-struct fuse_req *fuse_uring_slot_release(struct fuse_uring_slot *slot);
 struct fuse_uring_thread *
 fuse_uring_thread_alloc(struct fuse_uring_queue *queue,
 			struct io_uring_cmd *cmd);
 void fuse_uring_thread_free(struct fuse_uring_thread *thread);
-bool fuse_uring_thread_is(const struct fuse_uring_thread *thread,
-			  struct io_uring_cmd *cmd);
 struct fuse_uring_thread *fuse_uring_thread_find(struct fuse_uring_queue *queue,
 						 struct io_uring_cmd *cmd,
 						 struct fuse_uring_thread **new);
+void fuse_uring_thread_sort(struct fuse_uring_thread *thread, bool idle);
 void fuse_uring_thread_unlink(struct fuse_uring_thread *thread);
 void fuse_uring_thread_put(struct fuse_uring_thread *thread);
 void fuse_uring_thread_end(struct fuse_uring_thread *thread);
 void fuse_uring_threads_reap(struct fuse_uring_queue *queue);
-bool fuse_uring_may_take(const struct fuse_uring_queue *queue,
-			 enum fuse_uring_kind kind);
-bool fuse_uring_enqueue(struct fuse_uring_queue *queue, struct fuse_req *req);
+bool fuse_uring_has_credit(const struct fuse_uring_queue *queue,
+			   enum fuse_uring_kind kind);
+void fuse_uring_enqueue(struct fuse_uring_queue *queue, struct fuse_req *req);
+struct io_uring_cmd *fuse_uring_submit(struct fuse_uring_queue *queue,
+				       struct fuse_req *req);
 void fuse_uring_dequeue(struct fuse_uring_queue *queue, struct fuse_req *req);
 void fuse_uring_putback(struct fuse_uring_queue *queue, struct fuse_req *req);
 struct io_uring_cmd *fuse_uring_call(struct fuse_uring_queue *queue,
-				     enum fuse_uring_set_index index,
-				     const struct fuse_req *req);
+				     struct task_struct *sender);
+struct io_uring_cmd *fuse_uring_call_message(struct fuse_uring_queue *queue);
+bool fuse_uring_thread_is_sender(const struct fuse_uring_thread *thread,
+				 struct task_struct *sender);
 void fuse_uring_call_one(struct fuse_uring_queue *queue,
-			 const struct fuse_req *req);
-void fuse_uring_call_more(struct fuse_uring_queue *queue);
-struct fuse_req *fuse_uring_take(struct fuse_uring_slot *slot);
+			 struct task_struct *sender);
+void fuse_uring_call_next(struct fuse_uring_queue *queue);
 void fuse_uring_watch(struct fuse_uring_queue *queue);
 void fuse_uring_unlock_changed(struct fuse_uring_queue *queue)
 	__releases(&queue->lock);
+
+/* Whether a request of @kind may have a slot; a hint without queue->lock */
+static __always_inline bool
+fuse_uring_may_take(const struct fuse_uring_queue *queue,
+		    enum fuse_uring_kind kind)
+{
+	unsigned int credits = READ_ONCE(queue->credits);
+
+	if (likely(kind <= FUSE_URING_SYNC_LARGE))
+		return true;
+	/* Neither of the reserved slots would be the next one */
+	if (likely(kind >= FUSE_URING_BACKGROUND &&
+		   fuse_uring_nr_background(queue) + 1 < credits &&
+		   !fuse_uring_sync_waits(queue)))
+		return true;
+	return fuse_uring_has_credit(queue, kind);
+}
 
 /* Unlock a queue, and call fuse_uring_update() if its liveness has changed */
 static inline void fuse_uring_unlock(struct fuse_uring_queue *queue)
@@ -623,14 +689,12 @@ int fuse_uring_arm(struct io_uring_cmd *cmd, struct fuse_uring_slot *slot,
 	__releases(&slot->queue->lock);
 int fuse_uring_commit_error(struct fuse_uring_slot *slot);
 int fuse_uring_commit(struct io_uring_cmd *cmd, struct fuse_uring_slot *slot,
-		      struct fuse_uring_thread *thread,
-		      const struct fuse_out_header *oh, u32 payload_sz,
-		      unsigned int issue_flags)
+		      struct fuse_uring_thread *thread, int error,
+		      u32 payload_sz, unsigned int issue_flags)
 	__releases(&slot->queue->lock);
 int fuse_uring_commit_control(struct io_uring_cmd *cmd,
 			      struct fuse_uring_slot *slot,
-			      struct fuse_uring_thread *thread,
-			      const struct fuse_out_header *oh,
+			      struct fuse_uring_thread *thread, int error,
 			      unsigned int issue_flags)
 	__releases(&slot->queue->lock);
 

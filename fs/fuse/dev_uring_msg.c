@@ -44,7 +44,7 @@ static bool fuse_uring_call_control(struct fuse_uring_queue *queue,
 
 	spin_lock(&queue->lock);
 	if (!idle || queue->nr_idle)
-		cmd = fuse_uring_call(queue, FUSE_URING_CONTROL, NULL);
+		cmd = fuse_uring_call_message(queue);
 	if (cmd)
 		fuse_uring_watch(queue);
 	spin_unlock(&queue->lock);

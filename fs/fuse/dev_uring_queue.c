@@ -34,12 +34,15 @@ static void fuse_uring_relax(struct fuse_uring_queue *queue,
 static bool fuse_uring_give(struct fuse_uring_queue *queue,
 			    struct fuse_req *req)
 {
+	struct io_uring_cmd *cmd = NULL;
 	bool live;
 
 	spin_lock(&queue->lock);
 	live = queue->live;
-	if (live && fuse_uring_enqueue(queue, req))
-		fuse_uring_call_one(queue, req);
+	if (live)
+		cmd = fuse_uring_submit(queue, req);
+	if (cmd)
+		io_uring_cmd_complete_in_task(cmd, fuse_uring_called);
 	/* Its sender may have been killed while the server had it */
 	if (live)
 		wake_up(&req->waitq);
@@ -63,7 +66,7 @@ static void fuse_uring_move_pending(struct fuse_uring *uring,
 
 	list_for_each_entry_safe(req, next, reqs, list) {
 		list_del_init(&req->list);
-		fuse_uring_measure(req);
+		fuse_uring_measure(uring, req, READ_ONCE(req->flags));
 		qid = READ_ONCE(uring->cpu_map[req->uring_cpu]);
 		if (!uring->active || !fuse_uring_carries(uring, req) ||
 		    !fuse_uring_give(uring->queues[qid], req))
@@ -233,7 +236,7 @@ static bool fuse_uring_balance_one(struct fuse_uring_queue *from,
 	if (to->live && fuse_uring_may_take(to, kind)) {
 		struct io_uring_cmd *cmd;
 
-		cmd = fuse_uring_call(to, FUSE_URING_ORDINARY, req);
+		cmd = fuse_uring_call(to, req->uring_sender);
 		if (cmd) {
 			given = true;
 			to->stats.spills++;
@@ -320,7 +323,7 @@ static bool fuse_uring_is_coming(const struct fuse_uring_queue *queue)
 		const struct fuse_uring_thread *thread;
 
 		thread = rb_entry(node, struct fuse_uring_thread, node);
-		if (thread->nr_called && !thread->nr_held)
+		if (thread->nr_called && thread->nr_called == thread->nr_occupied)
 			return true;
 	}
 
@@ -339,7 +342,7 @@ static unsigned int fuse_uring_call_idle(struct fuse_uring_queue *queue)
 			continue;
 		kinds |= BIT(kind);
 		if (queue->nr_idle && fuse_uring_may_take(queue, kind))
-			fuse_uring_call_one(queue, req);
+			fuse_uring_call_one(queue, req->uring_sender);
 	}
 
 	return kinds;
@@ -361,7 +364,7 @@ static void fuse_uring_call_busy(struct fuse_uring_queue *queue)
 			continue;
 		if (!coming ||
 		    time_after_eq(jiffies, req->uring_since + HZ / 2))
-			fuse_uring_call_one(queue, req);
+			fuse_uring_call_one(queue, req->uring_sender);
 	}
 }
 
@@ -703,6 +706,7 @@ void fuse_uring_reap(struct fuse_uring *uring)
 	for (qid = 0; qid < uring->nr_queues; qid++) {
 		spin_lock(&uring->queues[qid]->lock);
 		fuse_uring_threads_reap(uring->queues[qid]);
+		fuse_uring_call_more(uring->queues[qid]);
 		fuse_uring_unlock(uring->queues[qid]);
 		cond_resched();
 	}
@@ -734,6 +738,7 @@ bool fuse_uring_retire(struct fuse_uring *uring, struct fuse_uring *by)
 		queue = uring->queues[qid];
 		spin_lock(&queue->lock);
 		queue->stopped = false;
+		fuse_uring_call_more(queue);
 		spin_unlock(&queue->lock);
 	}
 	fuse_uring_update_locked(uring);

@@ -24,11 +24,136 @@ static bool fuse_uring_cmd_is_dead(struct io_uring_cmd *cmd)
 		percpu_ref_is_dying(&fuse_uring_cmd_ctx(cmd)->refs);
 }
 
+/* The first request of a kind that the thread of the slot may take */
+static __always_inline struct fuse_req *
+fuse_uring_first(const struct fuse_uring_slot *slot, enum fuse_uring_kind kind)
+{
+	struct list_head *list = &slot->queue->pending[kind];
+	struct fuse_req *req;
+
+	req = list_first_entry(list, struct fuse_req, list);
+	if (likely(!(slot->thread->ctx->flags & IORING_SETUP_SQPOLL)))
+		return req;
+
+	list_for_each_entry(req, list, list)
+		if (!fuse_uring_thread_is_sender(slot->thread,
+						 req->uring_sender))
+			return req;
+
+	return NULL;
+}
+
+/* See fuse_uring_pool_take() for a kind that has to wait for memory */
+static struct fuse_req *fuse_uring_take_kind(struct fuse_uring_slot *slot,
+					     enum fuse_uring_kind kind)
+{
+	struct fuse_uring_queue *queue = slot->queue;
+	struct fuse_req *req;
+
+	if (!fuse_uring_may_take(queue, kind)) {
+		fuse_uring_pool_pass(queue, kind);
+		return NULL;
+	}
+	req = fuse_uring_first(slot, kind);
+	if (unlikely(req && req->uring_area > queue->uring->small_size) &&
+	    !fuse_uring_pool_take(slot, req->uring_area, kind)) {
+		queue->stats.pool_waits++;
+		return NULL;
+	}
+
+	return req;
+}
+
+/*
+ * Commands with user buffers name the request, not the slot.  So find the slot
+ * by the unique id of its last request.
+ */
+static void fuse_uring_user_commit_id(struct fuse_uring_slot *slot, u64 unique)
+{
+	slot->commit_id = unique;
+	hlist_del_init(&slot->by_commit_id);
+	hlist_add_head(&slot->by_commit_id,
+		       fuse_uring_commit_list(slot->queue, unique));
+}
+
+/* Move a pending request to the slot.  Signals do not end it any more. */
+static __always_inline struct fuse_req *
+fuse_uring_take_one(struct fuse_uring_slot *slot, struct fuse_req *req,
+		    enum fuse_uring_kind kind)
+{
+	struct fuse_uring_queue *queue = slot->queue;
+
+	fuse_uring_del_pending(queue, req, kind);
+	clear_bit(FR_PENDING, &req->flags);
+	slot->req = req;
+	slot->kind = kind;
+	WRITE_ONCE(queue->taken[kind], queue->taken[kind] + 1);
+	if (likely(!slot->is_user))
+		slot->commit_id = fuse_uring_commit_id(queue);
+	else
+		fuse_uring_user_commit_id(slot, req->in.h.unique);
+	fuse_uring_call_more(queue);
+
+	return req;
+}
+
+/*
+ * Kinds take turns.  A kind is skipped if its first request finds no credit or
+ * memory.
+ */
+static noinline struct fuse_req *
+fuse_uring_take_turn(struct fuse_uring_slot *slot)
+{
+	struct fuse_uring_queue *queue = slot->queue;
+	unsigned int kind, mask, later;
+	struct fuse_req *req;
+
+	for (mask = queue->waiting; mask; mask &= ~BIT(kind)) {
+		later = mask & -BIT(queue->next_kind);
+		kind = __ffs(later ?: mask);
+		req = fuse_uring_take_kind(slot, kind);
+		if (!req)
+			continue;
+		/* One that needs none may come before those that wait for memory */
+		if (unlikely(queue->pool.turn == kind))
+			fuse_uring_pool_pass(queue, kind);
+		queue->next_kind = kind + 1 < FUSE_URING_NR_KINDS ? kind + 1 : 0;
+		return fuse_uring_take_one(slot, req, kind);
+	}
+
+	return NULL;
+}
+
+/* Take the next pending request into a slot in COPY */
+static __always_inline struct fuse_req *
+fuse_uring_take(struct fuse_uring_slot *slot)
+{
+	struct fuse_uring_queue *queue = slot->queue;
+	struct fuse_req *req;
+
+	lockdep_assert_held(&queue->lock);
+
+	/* Nearly always one kind waits, and it needs no memory */
+	if (likely(queue->waiting == BIT(FUSE_URING_SYNC))) {
+		req = fuse_uring_first(slot, FUSE_URING_SYNC);
+		return likely(req) ?
+			fuse_uring_take_one(slot, req, FUSE_URING_SYNC) : NULL;
+	}
+	if (queue->waiting == BIT(FUSE_URING_BACKGROUND) &&
+	    fuse_uring_may_take(queue, FUSE_URING_BACKGROUND)) {
+		req = fuse_uring_first(slot, FUSE_URING_BACKGROUND);
+		return fuse_uring_take_one(slot, req, FUSE_URING_BACKGROUND);
+	}
+
+	return fuse_uring_take_turn(slot);
+}
+
 /*
  * The request is in flight from here: the command is about to be completed.
  * Unlocks the queue.
  */
-static void fuse_uring_deliver(struct fuse_uring_slot *slot)
+static __always_inline void
+fuse_uring_deliver(struct fuse_uring_slot *slot)
 	__releases(&slot->queue->lock)
 {
 	struct fuse_uring_queue *queue = slot->queue;
@@ -37,7 +162,8 @@ static void fuse_uring_deliver(struct fuse_uring_slot *slot)
 	unsigned int qid, index;
 
 	slot->since = jiffies;
-	fuse_uring_slot_move(slot, FUSE_URING_SLOT_COPY, FUSE_URING_SLOT_HELD);
+	__fuse_uring_slot_move(slot, FUSE_URING_SLOT_COPY, FUSE_URING_SLOT_HELD,
+			       FUSE_URING_ORDINARY);
 	trace_fuse_uring_send(req, queue->qid, slot->index);
 	if (unlikely(!test_bit(FR_ISREPLY, &req->flags))) {
 		/* The server holds the slot until it is committed */
@@ -71,29 +197,6 @@ static void fuse_uring_deliver(struct fuse_uring_slot *slot)
 }
 
 /*
- * Park a command.  If that makes the thread idle, it may help other queues.
- * Pairs with fuse_uring_can_help(), by the lock.
- */
-static __always_inline void
-fuse_uring_park(struct fuse_uring_slot *slot, struct io_uring_cmd *cmd,
-		enum fuse_uring_slot_state from)
-{
-	struct fuse_uring *uring = slot->queue->uring;
-
-	slot->cmd = cmd;
-	fuse_uring_slot_move(slot, from, FUSE_URING_SLOT_PARKED);
-	if (unlikely(READ_ONCE(uring->overdue)) && slot->thread->idle)
-		queue_work(fuse_uring_wq, &uring->balancer);
-}
-
-/* The slot takes no more requests */
-static bool fuse_uring_slot_is_done(const struct fuse_uring_slot *slot)
-{
-	return unlikely(slot->queue->stopped || slot->detached ||
-			slot->thread->ended);
-}
-
-/*
  * Requeue the request while memory is faulted in, so that another slot can take
  * it, or a signal end it.  The memory may depend on this very request.  Returns
  * whether to try again.
@@ -114,39 +217,18 @@ static bool fuse_uring_retry(struct fuse_uring_slot *slot, struct fuse_req *req,
 	return ok;
 }
 
-/* Copy a request in.  Only one without payload is copied under the lock. */
-static __always_inline int fuse_uring_fill(struct fuse_uring_slot *slot,
-					   struct fuse_req *req)
-	__must_hold(&slot->queue->lock)
-{
-	struct fuse_uring_queue *queue = slot->queue;
-	int err;
-
-	if (likely(!req->uring_in_size && !slot->is_user))
-		return fuse_uring_copy_in(slot, req);
-
-	spin_unlock(&queue->lock);
-	err = fuse_uring_copy_in(slot, req);
-	spin_lock(&queue->lock);
-
-	return err;
-}
-
 /*
  * Give the next request to a slot in COPY, or park its command.  Unlocks the
  * queue.  Returns the result of the command, -EIOCBQUEUED if it is parked.
  */
-static int fuse_uring_feed(struct fuse_uring_slot *slot,
-			   struct io_uring_cmd *cmd)
+static __always_inline int __fuse_uring_feed(struct fuse_uring_slot *slot,
+					     struct io_uring_cmd *cmd)
 	__releases(&slot->queue->lock)
 {
 	struct fuse_uring_queue *queue = slot->queue;
 	unsigned int faults = 0;
 	struct fuse_req *req;
 	int err;
-
-	if (unlikely(slot->is_control))
-		return fuse_uring_feed_control(slot, cmd);
 
 	for (;;) {
 		err = -ECANCELED;
@@ -159,9 +241,16 @@ static int fuse_uring_feed(struct fuse_uring_slot *slot,
 			fuse_uring_unlock(queue);
 			return -EIOCBQUEUED;
 		}
-		fuse_uring_call_more(queue);
-
-		err = fuse_uring_fill(slot, req);
+		/* Only one without payload is copied under the lock */
+		if (likely(!req->uring_in_size && !slot->is_user &&
+			   fuse_uring_fits(slot, req))) {
+			fuse_uring_copy_headers(slot, req);
+			fuse_uring_deliver(slot);
+			return 0;
+		}
+		spin_unlock(&queue->lock);
+		err = fuse_uring_copy_in(slot, req);
+		spin_lock(&queue->lock);
 		if (likely(!err && !fuse_uring_slot_is_done(slot))) {
 			fuse_uring_deliver(slot);
 			return 0;
@@ -195,6 +284,14 @@ static int fuse_uring_feed(struct fuse_uring_slot *slot,
 	return err;
 }
 
+static noinline int fuse_uring_feed(struct fuse_uring_slot *slot,
+				    struct io_uring_cmd *cmd)
+	__releases(&slot->queue->lock)
+{
+	return slot->is_control ? fuse_uring_feed_control(slot, cmd) :
+		__fuse_uring_feed(slot, cmd);
+}
+
 /* Complete a command, unless @ret says that it is parked */
 int fuse_uring_cmd_done(struct io_uring_cmd *cmd, int ret,
 			unsigned int issue_flags)
@@ -202,22 +299,6 @@ int fuse_uring_cmd_done(struct io_uring_cmd *cmd, int ret,
 	if (ret != -EIOCBQUEUED)
 		io_uring_cmd_done(cmd, ret, 0, issue_flags);
 	return -EIOCBQUEUED;
-}
-
-/*
- * Let io_uring cancel a command.  Cancellation does not find it in a slot
- * before it is parked.
- */
-static void fuse_uring_prepare(struct io_uring_cmd *cmd,
-			       struct fuse_uring_slot *slot,
-			       struct fuse_uring_thread *thread,
-			       unsigned int issue_flags)
-{
-	*fuse_uring_pdu(cmd) = (struct fuse_uring_pdu) {
-		.slot = slot,
-		.thread = thread,
-	};
-	io_uring_cmd_mark_cancelable(cmd, issue_flags);
 }
 
 /*
@@ -287,12 +368,15 @@ int fuse_uring_commit_error(struct fuse_uring_slot *slot)
 /* Called under queue->lock */
 static __always_inline void
 fuse_uring_commit_begin(struct fuse_uring_slot *slot,
-			struct fuse_uring_thread *thread)
+			struct fuse_uring_thread *thread, unsigned int i)
 {
 	if (unlikely(slot->state == FUSE_URING_SLOT_ORPHAN)) {
+		/* See fuse_uring_slot_orphan() */
+		if (!slot->payload_room)
+			fuse_uring_slot_own_area(slot);
 		fuse_uring_slot_bind(slot, thread);
-		fuse_uring_slot_move(slot, FUSE_URING_SLOT_ORPHAN,
-				     FUSE_URING_SLOT_COMMIT);
+		__fuse_uring_slot_move(slot, FUSE_URING_SLOT_ORPHAN,
+				       FUSE_URING_SLOT_COMMIT, i);
 		if (slot->detached)
 			fuse_uring_slot_unregister(slot);
 		return;
@@ -300,7 +384,8 @@ fuse_uring_commit_begin(struct fuse_uring_slot *slot,
 
 	if (unlikely(slot->thread != thread))
 		fuse_uring_slot_rebind(slot, thread);
-	fuse_uring_slot_move(slot, FUSE_URING_SLOT_HELD, FUSE_URING_SLOT_COMMIT);
+	__fuse_uring_slot_move(slot, FUSE_URING_SLOT_HELD,
+			       FUSE_URING_SLOT_COMMIT, i);
 }
 
 static void fuse_uring_end_work(struct work_struct *work)
@@ -378,24 +463,22 @@ static bool fuse_uring_uncommit(struct fuse_uring_slot *slot,
  * if nothing has changed, as the reply has to be faulted in first.
  */
 int fuse_uring_commit(struct io_uring_cmd *cmd, struct fuse_uring_slot *slot,
-		      struct fuse_uring_thread *thread,
-		      const struct fuse_out_header *oh, u32 payload_sz,
-		      unsigned int issue_flags)
+		      struct fuse_uring_thread *thread, int error,
+		      u32 payload_sz, unsigned int issue_flags)
 	__releases(&slot->queue->lock)
 {
 	struct fuse_uring_queue *queue = slot->queue;
 	struct fuse_req *req;
 	int err = 0;
 
-	fuse_uring_commit_begin(slot, thread);
+	fuse_uring_commit_begin(slot, thread, FUSE_URING_ORDINARY);
 	fuse_uring_pin(thread, issue_flags);
 	req = slot->req;
 	slot->req = NULL;
 	fuse_uring_unlock(queue);
 
 	if (likely(req)) {
-		req->out.h = *oh;
-		if (!oh->error)
+		if (!error)
 			err = fuse_uring_copy_out(slot, req, payload_sz);
 		if (unlikely(err == -EFAULT && slot->is_user) &&
 		    fuse_uring_uncommit(slot, req)) {
@@ -406,7 +489,8 @@ int fuse_uring_commit(struct io_uring_cmd *cmd, struct fuse_uring_slot *slot,
 		/* The requester may read it after the ring is freed */
 		WRITE_ONCE(req->uring_queue, NULL);
 		trace_fuse_uring_commit(req, queue->qid, slot->index);
-		req->out.h.error = unlikely(err) ? -EIO : oh->error;
+		fuse_uring_set_result(req, unlikely(err) ? -EIO : error,
+				      payload_sz);
 		trace_fuse_uring_end(req, queue->qid, slot->index);
 		fuse_uring_end(queue, req);
 	}
@@ -414,8 +498,9 @@ int fuse_uring_commit(struct io_uring_cmd *cmd, struct fuse_uring_slot *slot,
 	if (unlikely(err && !slot->is_user)) {
 		spin_lock(&queue->lock);
 		fuse_uring_slot_release(slot);
-		fuse_uring_slot_move(slot, FUSE_URING_SLOT_COMMIT,
-				     FUSE_URING_SLOT_IDLE);
+		__fuse_uring_slot_move(slot, FUSE_URING_SLOT_COMMIT,
+				       FUSE_URING_SLOT_IDLE,
+				       FUSE_URING_ORDINARY);
 		fuse_uring_call_more(queue);
 		fuse_uring_unlock(queue);
 		fuse_uring_unpin(thread, issue_flags);
@@ -430,9 +515,10 @@ int fuse_uring_commit(struct io_uring_cmd *cmd, struct fuse_uring_slot *slot,
 		fuse_uring_park(slot, cmd, FUSE_URING_SLOT_COMMIT);
 		fuse_uring_unlock(queue);
 	} else {
-		fuse_uring_slot_move(slot, FUSE_URING_SLOT_COMMIT,
-				     FUSE_URING_SLOT_COPY);
-		fuse_uring_cmd_done(cmd, fuse_uring_feed(slot, cmd),
+		__fuse_uring_slot_move(slot, FUSE_URING_SLOT_COMMIT,
+				       FUSE_URING_SLOT_COPY,
+				       FUSE_URING_ORDINARY);
+		fuse_uring_cmd_done(cmd, __fuse_uring_feed(slot, cmd),
 				    issue_flags);
 	}
 	fuse_uring_unpin(thread, issue_flags);
@@ -443,22 +529,26 @@ int fuse_uring_commit(struct io_uring_cmd *cmd, struct fuse_uring_slot *slot,
 /* As fuse_uring_commit(), for a control slot */
 int fuse_uring_commit_control(struct io_uring_cmd *cmd,
 			      struct fuse_uring_slot *slot,
-			      struct fuse_uring_thread *thread,
-			      const struct fuse_out_header *oh,
+			      struct fuse_uring_thread *thread, int error,
 			      unsigned int issue_flags)
 	__releases(&slot->queue->lock)
 {
 	struct fuse_uring_queue *queue = slot->queue;
 	bool interrupt = slot->message == FUSE_URING_MSG_INTERRUPT;
+	const struct fuse_out_header oh = {
+		.len = sizeof(oh),
+		.error = error,
+		.unique = slot->unique,
+	};
 
 	fuse_uring_message_end(slot);
-	fuse_uring_commit_begin(slot, thread);
+	fuse_uring_commit_begin(slot, thread, FUSE_URING_CONTROL);
 	fuse_uring_pin(thread, issue_flags);
 	fuse_uring_unlock(queue);
 
 	/* What a write(2) of it does.  The request may be answered by now. */
-	if (interrupt && oh->error)
-		fuse_dev_take(fuse_get_dev(cmd->file), oh, sizeof(*oh));
+	if (interrupt && error)
+		fuse_dev_take(fuse_get_dev(cmd->file), &oh, sizeof(oh));
 	fuse_uring_prepare(cmd, slot, thread, issue_flags);
 
 	spin_lock(&queue->lock);
@@ -498,15 +588,27 @@ void fuse_uring_called(struct io_uring_cmd *cmd, unsigned int issue_flags)
 		return;
 	}
 
-	slot->cmd = NULL;
-	fuse_uring_slot_move(slot, FUSE_URING_SLOT_CALLED, FUSE_URING_SLOT_COPY);
 	/* A frozen task runs task work only */
 	if (unlikely(cgroup_task_frozen(current))) {
-		fuse_uring_park(slot, cmd, FUSE_URING_SLOT_COPY);
+		fuse_uring_slot_move(slot, FUSE_URING_SLOT_CALLED,
+				     FUSE_URING_SLOT_COPY);
+		fuse_uring_slot_move(slot, FUSE_URING_SLOT_COPY,
+				     FUSE_URING_SLOT_PARKED);
 		fuse_uring_unlock(queue);
 		return;
 	}
-	ret = fuse_uring_feed(slot, cmd);
+
+	slot->cmd = NULL;
+	if (unlikely(slot->is_control)) {
+		fuse_uring_slot_move(slot, FUSE_URING_SLOT_CALLED,
+				     FUSE_URING_SLOT_COPY);
+		ret = fuse_uring_feed_control(slot, cmd);
+	} else {
+		__fuse_uring_slot_move(slot, FUSE_URING_SLOT_CALLED,
+				       FUSE_URING_SLOT_COPY,
+				       FUSE_URING_ORDINARY);
+		ret = __fuse_uring_feed(slot, cmd);
+	}
 	fuse_uring_cmd_done(cmd, ret, issue_flags);
 }
 

@@ -18,52 +18,43 @@
 /* A header and a payload area */
 #define FUSE_URING_NR_AREAS	2
 
-/* Each field is read once.  Returns -EFAULT for memory to be faulted in. */
-static int fuse_uring_get_headers(struct fuse_uring_slot *slot,
-				  struct fuse_out_header *oh, u32 *payload_sz)
+/*
+ * Read the reply in a held slot, each field once.  A malformed or unreadable
+ * reply becomes -EIO, as the server is not told of it.  Returns -EFAULT for
+ * memory to be faulted in.
+ */
+static int fuse_uring_read_user_reply(struct fuse_uring_slot *slot,
+				      bool unreadable, int *error,
+				      u32 *payload_sz)
 {
 	struct fuse_uring_req_header __user *hdr = slot->user_hdr;
-	struct fuse_out_header __user *uoh = (void __user *)hdr->in_out;
+	struct fuse_out_header __user *oh = (void __user *)hdr->in_out;
 	int err = -EFAULT;
+	u64 unique;
 
+	if (unreadable)
+		goto malformed;
 	pagefault_disable();
 	if (!user_read_access_begin(hdr, sizeof(*hdr)))
 		goto out;
-	unsafe_get_user(oh->error, &uoh->error, fault);
-	unsafe_get_user(oh->unique, &uoh->unique, fault);
+	unsafe_get_user(*error, &oh->error, fault);
+	unsafe_get_user(unique, &oh->unique, fault);
 	unsafe_get_user(*payload_sz, &hdr->ring_ent_in_out.payload_sz, fault);
 	err = 0;
 fault:
 	user_read_access_end();
 out:
 	pagefault_enable();
-	return err;
-}
-
-/*
- * Read the reply in a held slot.  A malformed or unreadable reply becomes -EIO,
- * as the server is not told of it.
- */
-static int fuse_uring_read_user_reply(struct fuse_uring_slot *slot,
-				      bool unreadable,
-				      struct fuse_out_header *oh,
-				      u32 *payload_sz)
-{
-	u64 unique = slot->req->in.h.unique;
-	int err = 0;
-
-	if (!unreadable)
-		err = fuse_uring_get_headers(slot, oh, payload_sz);
 	if (err)
 		return err;
 
-	if (unreadable || oh->unique != unique || oh->error <= -512 ||
-	    oh->error > 0 || (!oh->error && *payload_sz > slot->payload_room))
-		oh->error = -EIO;
-	if (oh->error)
+	if (unique != slot->req->in.h.unique || *error <= -512 || *error > 0 ||
+	    (!*error && *payload_sz > slot->payload_room)) {
+malformed:
+		*error = -EIO;
+	}
+	if (*error)
 		*payload_sz = 0;
-	oh->unique = unique;
-	oh->len = sizeof(*oh) + *payload_sz;
 
 	return 0;
 }
@@ -131,8 +122,7 @@ static int fuse_uring_try_user_commit(struct io_uring_cmd *cmd,
 	struct fuse_uring_queue *queue;
 	struct fuse_uring_slot *slot;
 	struct fuse_uring *uring;
-	struct fuse_out_header oh;
-	int err;
+	int err, error;
 
 	rcu_read_lock();
 	uring = fuse_uring_rcu(fc);
@@ -151,7 +141,7 @@ static int fuse_uring_try_user_commit(struct io_uring_cmd *cmd,
 		area->hdr = slot->user_hdr;
 		area->payload = slot->user_payload;
 		area->payload_sz = 0;
-		err = fuse_uring_read_user_reply(slot, bad, &oh,
+		err = fuse_uring_read_user_reply(slot, bad, &error,
 						 &area->payload_sz);
 	}
 	if (likely(!err)) {
@@ -166,7 +156,7 @@ static int fuse_uring_try_user_commit(struct io_uring_cmd *cmd,
 		return err;
 	}
 
-	return fuse_uring_commit(cmd, slot, thread, &oh, area->payload_sz,
+	return fuse_uring_commit(cmd, slot, thread, error, area->payload_sz,
 				 issue_flags);
 }
 

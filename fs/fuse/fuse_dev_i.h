@@ -26,20 +26,33 @@ struct pipe_inode_info;
 struct fuse_copy_state {
 	int write;
 	struct fuse_req *req;
-	struct iov_iter *iter;
+	union {
+		struct iov_iter *iter;
+		void *kaddr;
+		void __user *uaddr;
+	};
 	struct pipe_buffer *pipebufs;
 	struct pipe_buffer *currbuf;
 	struct pipe_inode_info *pipe;
 	unsigned long nr_segs;
 	struct page *pg;
-	void *kaddr;
-	void __user *uaddr;
 	unsigned int len;
 	unsigned int offset;
 	unsigned int move_pages:1;
-	unsigned int user:1;
+	unsigned int kernel:1;	/* to or from @kaddr */
+	unsigned int user:1;	/* to or from @uaddr */
 	unsigned int faulted:1;
 };
+
+static inline bool fuse_copy_is_kernel(const struct fuse_copy_state *cs)
+{
+	return IS_ENABLED(CONFIG_FUSE_IO_URING) && cs->kernel;
+}
+
+static inline bool fuse_copy_is_user(const struct fuse_copy_state *cs)
+{
+	return IS_ENABLED(CONFIG_FUSE_IO_URING) && cs->user;
+}
 
 static inline struct fuse_dev *fuse_get_dev(struct file *file)
 {
@@ -56,6 +69,7 @@ static inline void __fuse_get_request(struct fuse_req *req)
 }
 
 void fuse_put_request(struct fuse_req *req);
+bool fuse_dev_try_queue_req(struct fuse_iqueue *fiq, struct fuse_req *req);
 int fuse_queue_interrupt(struct fuse_req *req);
 int fuse_dev_notify(struct fuse_conn *fc, enum fuse_notify_code code,
 		    void *payload, unsigned int size);
