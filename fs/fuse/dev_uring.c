@@ -170,7 +170,8 @@ static struct fuse_uring *fuse_uring_new(struct fuse_conn *fc,
 	INIT_WORK(&uring->balancer, fuse_uring_balance);
 	INIT_RCU_WORK(&uring->end_work, fuse_uring_end_work);
 	uring->nr_queues = nr_queues;
-	fuse_uring_messages_init(&uring->messages);
+	INIT_LIST_HEAD(&uring->messages.interrupts);
+	uring->messages.forgets_tail = &uring->messages.forgets;
 
 	uring->notifier = fuse_uring_notifier_alloc(fc);
 	if (!uring->notifier) {
@@ -181,23 +182,29 @@ static struct fuse_uring *fuse_uring_new(struct fuse_conn *fc,
 	return uring;
 }
 
-static int fuse_uring_alloc_queues(struct fuse_uring *uring)
+/* Returns the ring, or frees it if @err or an error of its queues is not 0 */
+static struct fuse_uring *fuse_uring_alloc_queues(struct fuse_uring *uring,
+						  int err)
 {
+	struct fuse_uring_queue *queue;
 	unsigned int qid;
 
-	for (qid = 0; qid < uring->nr_queues; qid++) {
-		struct fuse_uring_queue *queue;
-
+	for (qid = 0; !err && qid < uring->nr_queues; qid++) {
 		queue = fuse_uring_queue_alloc(uring, qid,
 					       uring->queue_node[qid],
 					       fuse_uring_queue_cpus(uring, qid));
 		if (IS_ERR(queue))
-			return PTR_ERR(queue);
-		uring->queues[qid] = queue;
+			err = PTR_ERR(queue);
+		else
+			uring->queues[qid] = queue;
+	}
+	if (err) {
+		fuse_uring_teardown(uring);
+		return ERR_PTR(err);
 	}
 	fuse_uring_sort(uring);
 
-	return 0;
+	return uring;
 }
 
 static struct fuse_uring *fuse_uring_alloc(struct fuse_conn *fc,
@@ -205,7 +212,6 @@ static struct fuse_uring *fuse_uring_alloc(struct fuse_conn *fc,
 					   const struct cpumask *own)
 {
 	struct fuse_uring *uring;
-	int err;
 
 	uring = fuse_uring_new(fc, setup->nr_queues);
 	if (!uring)
@@ -230,22 +236,13 @@ static struct fuse_uring *fuse_uring_alloc(struct fuse_conn *fc,
 	uring->pool_offset = setup->pool_offset;
 	uring->mmap_size = setup->mmap_size;
 
-	err = fuse_uring_map_build(uring, own);
-	if (!err)
-		err = fuse_uring_alloc_queues(uring);
-	if (err) {
-		fuse_uring_teardown(uring);
-		return ERR_PTR(err);
-	}
-
-	return uring;
+	return fuse_uring_alloc_queues(uring, fuse_uring_map_build(uring, own));
 }
 
 /* Allocate a ring with user buffers: a queue per CPU, no slots yet */
 static struct fuse_uring *fuse_uring_alloc_user(struct fuse_conn *fc)
 {
 	struct fuse_uring *uring;
-	int err;
 
 	uring = fuse_uring_new(fc, nr_cpu_ids);
 	if (!uring)
@@ -257,15 +254,7 @@ static struct fuse_uring *fuse_uring_alloc_user(struct fuse_conn *fc)
 	uring->payload_area = uring->payload_size;
 	uring->small_size = UINT_MAX;
 
-	err = fuse_uring_map_build_user(uring);
-	if (!err)
-		err = fuse_uring_alloc_queues(uring);
-	if (err) {
-		fuse_uring_teardown(uring);
-		return ERR_PTR(err);
-	}
-
-	return uring;
+	return fuse_uring_alloc_queues(uring, fuse_uring_map_build_user(uring));
 }
 
 /* Largest file data of one request, in bytes */

@@ -18,7 +18,6 @@ void fuse_uring_send(struct fuse_iqueue *fiq, struct fuse_req *req);
 bool fuse_uring_queue_forget(struct fuse_iqueue *fiq,
 			     struct fuse_forget_link *link);
 bool fuse_uring_queue_interrupt(struct fuse_iqueue *fiq, struct fuse_req *req);
-void fuse_uring_adopt_messages(struct fuse_iqueue *fiq);
 bool fuse_uring_remove_pending(struct fuse_req *req, bool *removed);
 struct fuse_req *fuse_uring_find_interrupted(struct fuse_conn *fc, u64 unique);
 void fuse_uring_update(struct fuse_conn *fc);
@@ -151,7 +150,6 @@ static inline bool fuse_uring_queue_forget(struct fuse_iqueue *fiq,
 static inline bool fuse_uring_queue_interrupt(struct fuse_iqueue *fiq,
 					      struct fuse_req *req)
 { return false; }
-static inline void fuse_uring_adopt_messages(struct fuse_iqueue *fiq) { }
 static inline bool fuse_uring_remove_pending(struct fuse_req *req,
 					     bool *removed)
 { return false; }

@@ -134,7 +134,7 @@ fuse_uring_commit_small(struct io_uring_cmd *cmd, struct fuse_uring_slot *slot,
 	/* The end of a background request sends the next one */
 	if (unlikely(!req || test_bit(FR_BACKGROUND, &req->flags) ||
 		     slot->thread != thread || slot->detached ||
-		     queue->nr_pending || issue_flags & IO_URING_F_UNLOCKED))
+		     queue->nr_pending))
 		return false;
 	if (!error && !fuse_uring_copy_out_small(slot, req->args, payload_sz))
 		return false;
@@ -235,20 +235,10 @@ static noinline int fuse_uring_commit_other(struct io_uring_cmd *cmd,
 	return ret;
 }
 
-/* FUSE_URING_REQ_DETACH */
-static int fuse_uring_detach(struct fuse_uring_queue *queue)
+static int fuse_uring_do_cmd(struct io_uring_cmd *cmd, struct fuse_uring *uring,
+			     unsigned int issue_flags)
 {
-	fuse_uring_queue_detach(queue);
-
-	return READ_ONCE(queue->stopped) ? -ENOTCONN : 0;
-}
-
-/* All commands other than FUSE_URING_REQ_COMMIT_AND_FETCH */
-static int fuse_uring_other_cmd(struct io_uring_cmd *cmd,
-				struct fuse_uring *uring,
-				struct fuse_uring_req_cmd ureq,
-				unsigned int issue_flags)
-{
+	struct fuse_uring_req_cmd ureq = fuse_uring_read_cmd(cmd);
 	struct fuse_uring_slot *slot = fuse_uring_find_slot(uring, ureq);
 
 	if (!slot)
@@ -266,10 +256,64 @@ static int fuse_uring_other_cmd(struct io_uring_cmd *cmd,
 	case FUSE_URING_REQ_DETACH:
 		if (ureq.commit_id || ureq.slot)
 			return -EINVAL;
-		return fuse_uring_detach(slot->queue);
+		fuse_uring_queue_detach(slot->queue);
+		return READ_ONCE(slot->queue->stopped) ? -ENOTCONN : 0;
 	default:
 		return -EOPNOTSUPP;
 	}
+}
+
+static void fuse_uring_cmd_in_task(struct io_uring_cmd *cmd,
+				   unsigned int issue_flags)
+{
+	unsigned int flags = *io_uring_cmd_to_pdu(cmd, unsigned int);
+	int ret = -ECANCELED;
+
+	if (!(current->flags & (PF_EXITING | PF_KTHREAD)))
+		ret = fuse_uring_cmd(cmd, issue_flags | flags);
+	fuse_uring_cmd_done(cmd, ret, issue_flags);
+}
+
+/* All commands other than FUSE_URING_REQ_COMMIT_AND_FETCH, and the exceptions */
+static noinline int fuse_uring_other_cmd(struct io_uring_cmd *cmd,
+					 unsigned int issue_flags)
+{
+	struct fuse_dev *fud = fuse_get_dev(cmd->file);
+	struct fuse_uring *uring;
+	int ret;
+
+	if (issue_flags & IO_URING_F_CANCEL) {
+		if (cmd->cmd_op == FUSE_URING_REQ_NOTIFY)
+			fuse_uring_notify_cancel(cmd);
+		else
+			fuse_uring_cancel(cmd);
+		return 0;
+	}
+	if (!fud)
+		return -EOPNOTSUPP;
+
+	/* io-wq does not hold the lock under which commands are cancelled */
+	if (issue_flags & IO_URING_F_UNLOCKED &&
+	    cmd->cmd_op != FUSE_URING_REQ_NOTIFY) {
+		*io_uring_cmd_to_pdu(cmd, unsigned int) = issue_flags &
+			(IO_URING_F_SQE128 | IO_URING_F_COMPAT);
+		io_uring_cmd_complete_in_task(cmd, fuse_uring_cmd_in_task);
+		return -EIOCBQUEUED;
+	}
+
+	if (cmd->cmd_op == FUSE_IO_URING_CMD_REGISTER ||
+	    cmd->cmd_op == FUSE_IO_URING_CMD_COMMIT_AND_FETCH)
+		return fuse_uring_user_cmd(cmd, fud, issue_flags);
+	if (cmd->cmd_op == FUSE_URING_REQ_COMMIT_AND_FETCH)
+		return fuse_uring_commit_other(cmd, fud->fc, issue_flags);
+
+	uring = fuse_uring_get(fud->fc);
+	if (!uring)
+		return fuse_uring_slot_error(fud->fc);
+	ret = fuse_uring_do_cmd(cmd, uring, issue_flags);
+	fuse_uring_put(uring);
+
+	return ret;
 }
 
 /*
@@ -278,41 +322,17 @@ static int fuse_uring_other_cmd(struct io_uring_cmd *cmd,
  */
 int fuse_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
 {
-	struct fuse_uring_req_cmd ureq;
-	struct fuse_uring *uring;
-	struct fuse_dev *fud;
+	struct fuse_dev *fud = fuse_get_dev(cmd->file);
 	int ret;
 
-	if (unlikely(issue_flags & IO_URING_F_CANCEL)) {
-		if (cmd->cmd_op == FUSE_URING_REQ_NOTIFY)
-			fuse_uring_notify_cancel(cmd, issue_flags);
-		else
-			fuse_uring_cancel(cmd, issue_flags);
-		return 0;
-	}
+	if (unlikely(cmd->cmd_op != FUSE_URING_REQ_COMMIT_AND_FETCH || !fud ||
+		     issue_flags & (IO_URING_F_CANCEL | IO_URING_F_UNLOCKED)))
+		return fuse_uring_other_cmd(cmd, issue_flags);
 
-	fud = fuse_get_dev(cmd->file);
-	if (!fud)
-		return -EOPNOTSUPP;
-
-	ureq = fuse_uring_read_cmd(cmd);
-	if (likely(cmd->cmd_op == FUSE_URING_REQ_COMMIT_AND_FETCH)) {
-		ret = fuse_uring_try_commit(cmd, fud->fc, ureq, NULL,
-					    issue_flags);
-		if (unlikely(ret == -EAGAIN))
-			ret = fuse_uring_commit_other(cmd, fud->fc,
-						      issue_flags);
-		return ret;
-	}
-	if (cmd->cmd_op == FUSE_IO_URING_CMD_REGISTER ||
-	    cmd->cmd_op == FUSE_IO_URING_CMD_COMMIT_AND_FETCH)
-		return fuse_uring_user_cmd(cmd, fud, issue_flags);
-
-	uring = fuse_uring_get(fud->fc);
-	if (!uring)
-		return fuse_uring_slot_error(fud->fc);
-	ret = fuse_uring_other_cmd(cmd, uring, ureq, issue_flags);
-	fuse_uring_put(uring);
+	ret = fuse_uring_try_commit(cmd, fud->fc, fuse_uring_read_cmd(cmd),
+				    NULL, issue_flags);
+	if (unlikely(ret == -EAGAIN))
+		return fuse_uring_commit_other(cmd, fud->fc, issue_flags);
 
 	return ret;
 }

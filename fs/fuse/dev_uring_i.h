@@ -2,22 +2,8 @@
 /*
  * FUSE over io_uring: what the files of the ring share.
  *
- * From the bottom up:
- *
- *   dev_uring_mem.c     memory of a queue and its mapping
- *   dev_uring_pool.c    the part of it that requests with large payloads share
- *   dev_uring_map.c     which CPU sends its requests to which queue
- *   dev_uring_copy.c    bytes of a request into a slot, of a reply out of it
- *   dev_uring_slot.c    slots, the threads that serve them, waiting requests
- *   dev_uring_msg.c     forgets and interrupts, in control slots
- *   dev_uring_queue.c   what makes, changes and ends queues
- *   dev_uring_send.c    sending a request
- *   dev_uring_serve.c   the server's side: taking a request, taking a reply
- *   dev_uring_notify.c  notifications
- *   dev_uring_user.c    commands of servers with user buffers
- *   dev_uring_cmd.c     commands
- *   dev_uring_stats.c   statistics file in the control filesystem
- *   dev_uring.c         the ring of a connection: setup, ioctls, limits
+ * The files from the bottom up: mem, pool, map and copy; slot; send and msg;
+ * queue; serve and notify; user, cmd and stats; dev_uring.c.
  *
  * Terms
  * -----
@@ -591,7 +577,6 @@ int fuse_uring_mem_map(struct fuse_uring_mem *mem, struct vm_area_struct *vma);
 
 /* dev_uring_pool.c */
 int fuse_uring_pool_init(struct fuse_uring_queue *queue);
-void fuse_uring_pool_destroy(struct fuse_uring_queue *queue);
 void fuse_uring_slot_own_area(struct fuse_uring_slot *slot);
 bool fuse_uring_pool_take(struct fuse_uring_slot *slot, unsigned int size,
 			  enum fuse_uring_kind kind);
@@ -606,8 +591,7 @@ int fuse_uring_spread(struct fuse_uring_cpu *cpus, unsigned int nr_cpus,
 int fuse_uring_map_build(struct fuse_uring *uring, const struct cpumask *own);
 int fuse_uring_map_build_user(struct fuse_uring *uring);
 void fuse_uring_map_free(struct fuse_uring *uring);
-unsigned int fuse_uring_map_update(struct fuse_uring *uring);
-bool fuse_uring_map_stale(struct fuse_uring *uring);
+bool fuse_uring_map_update(struct fuse_uring *uring);
 
 /* dev_uring_copy.c */
 int fuse_uring_copy_in(struct fuse_uring_slot *slot, struct fuse_req *req);
@@ -635,14 +619,13 @@ void fuse_uring_thread_end(struct fuse_uring_thread *thread);
 void fuse_uring_threads_reap(struct fuse_uring_queue *queue);
 bool fuse_uring_has_credit(const struct fuse_uring_queue *queue,
 			   enum fuse_uring_kind kind);
-void fuse_uring_enqueue(struct fuse_uring_queue *queue, struct fuse_req *req);
 struct io_uring_cmd *fuse_uring_submit(struct fuse_uring_queue *queue,
 				       struct fuse_req *req);
 void fuse_uring_dequeue(struct fuse_uring_queue *queue, struct fuse_req *req);
 void fuse_uring_putback(struct fuse_uring_queue *queue, struct fuse_req *req);
 struct io_uring_cmd *fuse_uring_call(struct fuse_uring_queue *queue,
-				     struct task_struct *sender);
-struct io_uring_cmd *fuse_uring_call_message(struct fuse_uring_queue *queue);
+				     struct task_struct *sender,
+				     enum fuse_uring_set_index index);
 bool fuse_uring_thread_is_sender(const struct fuse_uring_thread *thread,
 				 struct task_struct *sender);
 void fuse_uring_call_one(struct fuse_uring_queue *queue,
@@ -681,7 +664,7 @@ static inline void fuse_uring_unlock(struct fuse_uring_queue *queue)
 
 /* dev_uring_serve.c */
 void fuse_uring_called(struct io_uring_cmd *cmd, unsigned int issue_flags);
-void fuse_uring_cancel(struct io_uring_cmd *cmd, unsigned int issue_flags);
+void fuse_uring_cancel(struct io_uring_cmd *cmd);
 int fuse_uring_cmd_done(struct io_uring_cmd *cmd, int ret,
 			unsigned int issue_flags);
 int fuse_uring_arm(struct io_uring_cmd *cmd, struct fuse_uring_slot *slot,
@@ -714,7 +697,6 @@ void fuse_uring_tick(struct timer_list *timer);
 void fuse_uring_balance(struct work_struct *work);
 
 /* dev_uring_msg.c */
-void fuse_uring_messages_init(struct fuse_uring_messages *msgs);
 void fuse_uring_messages_update(struct fuse_uring *uring);
 bool fuse_uring_messages_overdue(const struct fuse_uring *uring);
 void fuse_uring_messages_call(struct fuse_uring *uring, bool again);
@@ -734,8 +716,7 @@ void fuse_uring_notifier_queue(struct fuse_uring_notifier *nt,
 			       struct work_struct *work);
 int fuse_uring_notify(struct io_uring_cmd *cmd, struct fuse_uring *uring,
 		      unsigned int issue_flags);
-void fuse_uring_notify_cancel(struct io_uring_cmd *cmd,
-			      unsigned int issue_flags);
+void fuse_uring_notify_cancel(struct io_uring_cmd *cmd);
 
 /* dev_uring_user.c */
 struct fuse_uring_thread *fuse_uring_new_thread(struct io_uring_cmd *cmd,

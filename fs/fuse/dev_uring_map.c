@@ -342,12 +342,13 @@ static void fuse_uring_map_lend(struct fuse_uring *uring, unsigned int nr_live)
 
 /*
  * Make the map send to live queues only.  Without one the map stays.  Returns
- * their number.
+ * whether a queue has become live, or has ceased to be.
  */
-unsigned int fuse_uring_map_update(struct fuse_uring *uring)
+bool fuse_uring_map_update(struct fuse_uring *uring)
 {
 	u16 *live = uring->scratch, *stand_in = live + uring->nr_queues;
 	unsigned int first, last, i, cpu, nr_all = 0;
+	bool changed = false;
 
 	lockdep_assert_held(&uring->fc->iq.lock);
 
@@ -356,12 +357,14 @@ unsigned int fuse_uring_map_update(struct fuse_uring *uring)
 		u16 qid = uring->by_node[i];
 		struct fuse_uring_queue *queue = uring->queues[qid];
 
+		changed |= queue->mapped_live != READ_ONCE(queue->live);
 		queue->mapped_live = READ_ONCE(queue->live);
 		if (queue->mapped_live)
 			live[nr_all++] = qid;
 	}
+	uring->active = nr_all;
 	if (!nr_all)
-		return 0;
+		return changed;
 	fuse_uring_stand_in(uring, 0, uring->nr_queues, live, nr_all, stand_in);
 
 	/* Within each node that has one */
@@ -386,22 +389,5 @@ unsigned int fuse_uring_map_update(struct fuse_uring *uring)
 		WRITE_ONCE(uring->cpu_map[cpu], stand_in[uring->cpu_home[cpu]]);
 	fuse_uring_map_lend(uring, nr_all);
 
-	return nr_all;
-}
-
-/* Whether the liveness of a queue differs from what the map was made with */
-bool fuse_uring_map_stale(struct fuse_uring *uring)
-{
-	unsigned int qid;
-
-	lockdep_assert_held(&uring->fc->iq.lock);
-
-	for (qid = 0; qid < uring->nr_queues; qid++) {
-		struct fuse_uring_queue *queue = uring->queues[qid];
-
-		if (queue->mapped_live != READ_ONCE(queue->live))
-			return true;
-	}
-
-	return false;
+	return changed;
 }

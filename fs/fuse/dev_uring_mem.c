@@ -59,7 +59,8 @@ static void fuse_uring_mem_free(struct fuse_uring_mem *mem, unsigned int nr)
 struct fuse_uring_mem *fuse_uring_mem_alloc(u64 size, int node)
 {
 	struct fuse_uring_mem *mem;
-	unsigned int i;
+	unsigned int nr = 0;
+	struct page *page;
 	int err;
 
 	mem = kzalloc(sizeof(*mem), GFP_KERNEL_ACCOUNT);
@@ -71,43 +72,37 @@ struct fuse_uring_mem *fuse_uring_mem_alloc(u64 size, int node)
 	mem->nr_pages = size >> PAGE_SHIFT;
 
 	err = fuse_uring_mem_account(mem);
-	if (err) {
-		kfree(mem);
-		return ERR_PTR(err);
-	}
+	if (err)
+		goto err;
 
+	err = -ENOMEM;
 	mem->pages = kvmalloc_array(mem->nr_pages, sizeof(*mem->pages),
 				    GFP_KERNEL_ACCOUNT);
-	if (!mem->pages) {
-		fuse_uring_mem_free(mem, 0);
-		return ERR_PTR(-ENOMEM);
-	}
+	if (!mem->pages)
+		goto err;
 
-	for (i = 0; i < mem->nr_pages; i++) {
+	for (nr = 0; nr < mem->nr_pages; nr++) {
+		if (fatal_signal_pending(current))
+			goto err;
 		/* Fail rather than invoke the OOM killer */
-		struct page *page = alloc_pages_node(node, GFP_KERNEL_ACCOUNT |
-						     __GFP_ZERO | __GFP_NOWARN |
-						     __GFP_RETRY_MAYFAIL, 0);
-
-		if (!page || fatal_signal_pending(current)) {
-			if (page)
-				put_page(page);
-			fuse_uring_mem_free(mem, i);
-			return ERR_PTR(-ENOMEM);
-		}
+		page = alloc_pages_node(node, GFP_KERNEL_ACCOUNT | __GFP_ZERO |
+					__GFP_NOWARN | __GFP_RETRY_MAYFAIL, 0);
+		if (!page)
+			goto err;
+		mem->pages[nr] = page;
 		if (node != NUMA_NO_NODE && page_to_nid(page) != node)
 			mem->nr_foreign++;
-		mem->pages[i] = page;
 		cond_resched();
 	}
 
 	mem->addr = vmap(mem->pages, mem->nr_pages, VM_MAP, PAGE_KERNEL);
-	if (!mem->addr) {
-		fuse_uring_mem_free(mem, mem->nr_pages);
-		return ERR_PTR(-ENOMEM);
-	}
+	if (!mem->addr)
+		goto err;
 
 	return mem;
+err:
+	fuse_uring_mem_free(mem, nr);
+	return ERR_PTR(err);
 }
 
 static void fuse_uring_mem_release(struct kref *ref)

@@ -25,49 +25,36 @@ struct fuse_uring_message {
 	u64 interrupted;
 };
 
-void fuse_uring_messages_init(struct fuse_uring_messages *msgs)
-{
-	INIT_LIST_HEAD(&msgs->interrupts);
-	msgs->forgets_tail = &msgs->forgets;
-}
-
 static bool fuse_uring_messages_wait(const struct fuse_uring_messages *msgs)
 {
 	return msgs->nr_forgets || !list_empty(&msgs->interrupts);
 }
 
-/* Call a control slot of a queue; with @idle only if it has an idle thread */
-static bool fuse_uring_call_control(struct fuse_uring_queue *queue,
-				    bool idle)
+/*
+ * Call a control slot of the first queue that has one, with @idle of those that
+ * have an idle thread.  Under fiq->lock.
+ */
+static bool fuse_uring_call_any(struct fuse_uring *uring,
+				struct fuse_uring_queue *first, bool idle)
 {
 	struct io_uring_cmd *cmd = NULL;
+	unsigned int i;
 
-	spin_lock(&queue->lock);
-	if (!idle || queue->nr_idle)
-		cmd = fuse_uring_call_message(queue);
-	if (cmd)
-		fuse_uring_watch(queue);
-	spin_unlock(&queue->lock);
+	for (i = 0; i < uring->nr_queues && !cmd; i++) {
+		struct fuse_uring_queue *queue;
+
+		queue = uring->queues[(first->qid + i) % uring->nr_queues];
+		spin_lock(&queue->lock);
+		if (!idle || queue->nr_idle)
+			cmd = fuse_uring_call(queue, NULL, FUSE_URING_CONTROL);
+		if (cmd)
+			fuse_uring_watch(queue);
+		spin_unlock(&queue->lock);
+	}
 	if (cmd)
 		io_uring_cmd_complete_in_task(cmd, fuse_uring_called);
 
 	return cmd;
-}
-
-/* Call a control slot of the first queue that has one.  Under fiq->lock. */
-static bool fuse_uring_call_any(struct fuse_uring *uring,
-				struct fuse_uring_queue *first, bool idle)
-{
-	unsigned int i, qid = first->qid;
-
-	for (i = 0; i < uring->nr_queues; i++) {
-		if (fuse_uring_call_control(uring->queues[qid], idle))
-			return true;
-		if (++qid == uring->nr_queues)
-			qid = 0;
-	}
-
-	return false;
 }
 
 /*
@@ -223,15 +210,21 @@ bool fuse_uring_queue_forget(struct fuse_iqueue *fiq,
 	return true;
 }
 
-static void fuse_uring_add_interrupt(struct fuse_uring *uring,
-				     struct fuse_req *req)
+/* As fuse_uring_queue_forget(), for the interrupt of a request */
+bool fuse_uring_queue_interrupt(struct fuse_iqueue *fiq, struct fuse_req *req)
 {
-	struct fuse_uring_messages *msgs = &uring->messages;
+	struct fuse_conn *fc = container_of(fiq, struct fuse_conn, iq);
+	struct fuse_uring *uring = fuse_uring_locked(fc);
+	struct fuse_uring_messages *msgs;
+
+	if (!uring || !uring->messages.active)
+		return false;
 
 	/* The server has to hold it.  Else it is told when it does again. */
 	if (!list_empty(&req->intr_entry) || !test_bit(FR_SENT, &req->flags))
-		return;
+		return true;
 
+	msgs = &uring->messages;
 	if (!fuse_uring_messages_wait(msgs))
 		WRITE_ONCE(msgs->since, jiffies);
 	list_add_tail(&req->intr_entry, &msgs->interrupts);
@@ -244,44 +237,8 @@ static void fuse_uring_add_interrupt(struct fuse_uring *uring,
 		list_del_init(&req->intr_entry);
 	else
 		fuse_uring_messages_call(uring, false);
-}
 
-/* Let an interrupt wait for a control slot, false if it goes to /dev/fuse */
-bool fuse_uring_queue_interrupt(struct fuse_iqueue *fiq, struct fuse_req *req)
-{
-	struct fuse_conn *fc = container_of(fiq, struct fuse_conn, iq);
-	struct fuse_uring *uring;
-	bool active;
-
-	if (!fuse_uring_exists(fc))
-		return false;
-
-	spin_lock(&fiq->lock);
-	uring = fuse_uring_locked(fc);
-	active = uring && uring->messages.active;
-	if (active)
-		fuse_uring_add_interrupt(uring, req);
-	spin_unlock(&fiq->lock);
-
-	return active;
-}
-
-/* A message has gone to /dev/fuse while the first control slot came */
-void fuse_uring_adopt_messages(struct fuse_iqueue *fiq)
-{
-	struct fuse_conn *fc = container_of(fiq, struct fuse_conn, iq);
-	struct fuse_uring *uring;
-
-	if (!fuse_uring_exists(fc))
-		return;
-
-	spin_lock(&fiq->lock);
-	uring = fuse_uring_locked(fc);
-	if (uring && uring->messages.active) {
-		fuse_uring_messages_adopt(uring);
-		fuse_uring_messages_call(uring, false);
-	}
-	spin_unlock(&fiq->lock);
+	return true;
 }
 
 /* Take the next message.  Called under fiq->lock. */

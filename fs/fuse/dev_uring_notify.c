@@ -320,25 +320,16 @@ fuse_uring_notify_copy(struct fuse_uring_notifier *nt, void __user *msg,
 	return n;
 }
 
-/* Reserve room for one more message */
-static int fuse_uring_notify_reserve(struct fuse_uring_notifier *nt, u32 len,
-				     u32 max)
+/* Why no more messages can wait.  Called under nt->lock. */
+static int fuse_uring_notify_error(const struct fuse_uring_notifier *nt,
+				   u32 len, u32 max)
 {
-	int err = 0;
-
-	spin_lock(&nt->lock);
-	if (nt->ended) {
-		err = -ENOTCONN;
-	} else if (nt->nr >= FUSE_URING_MAX_NOTIFY ||
-		   nt->bytes + len > (size_t)max * FUSE_URING_NOTIFY_LONGEST) {
-		err = -ENOBUFS;
-	} else {
-		nt->nr++;
-		nt->bytes += len;
-	}
-	spin_unlock(&nt->lock);
-
-	return err;
+	if (nt->ended)
+		return -ENOTCONN;
+	if (nt->nr >= FUSE_URING_MAX_NOTIFY ||
+	    nt->bytes + len > (size_t)max * FUSE_URING_NOTIFY_LONGEST)
+		return -ENOBUFS;
+	return 0;
 }
 
 /* FUSE_URING_REQ_NOTIFY.  Returns as fuse_uring_cmd(). */
@@ -351,7 +342,6 @@ int fuse_uring_notify(struct io_uring_cmd *cmd, struct fuse_uring *uring,
 	struct fuse_uring_notification *n;
 	void __user *msg = u64_to_user_ptr(READ_ONCE(cmd->sqe->addr));
 	u32 len = READ_ONCE(cmd->sqe->len);
-	bool ended;
 	int ret;
 
 	if (len < sizeof(n->oh))
@@ -359,23 +349,15 @@ int fuse_uring_notify(struct io_uring_cmd *cmd, struct fuse_uring *uring,
 	if (len > max)
 		return -EMSGSIZE;
 
-	ret = fuse_uring_notify_reserve(nt, len, max);
-	if (ret)
-		return ret;
-
 	n = fuse_uring_notify_copy(nt, msg, len);
-	if (!IS_ERR(n))
-		atomic64_inc(&nt->fc->uring_notifications);
-	if (IS_ERR(n) || n->oh.error == FUSE_NOTIFY_POLL ||
+	if (IS_ERR(n))
+		return PTR_ERR(n);
+	/* These two never wait */
+	if (n->oh.error == FUSE_NOTIFY_POLL ||
 	    n->oh.error == FUSE_NOTIFY_RESEND) {
-		/* These two never wait */
-		ret = IS_ERR(n) ? PTR_ERR(n) : fuse_uring_notify_handle(nt, n);
-		spin_lock(&nt->lock);
-		nt->nr--;
-		nt->bytes -= len;
-		spin_unlock(&nt->lock);
-		if (!IS_ERR(n))
-			fuse_uring_notify_free(n);
+		atomic64_inc(&nt->fc->uring_notifications);
+		ret = fuse_uring_notify_handle(nt, n);
+		fuse_uring_notify_free(n);
 		return ret;
 	}
 
@@ -383,56 +365,45 @@ int fuse_uring_notify(struct io_uring_cmd *cmd, struct fuse_uring *uring,
 	io_uring_cmd_mark_cancelable(cmd, issue_flags);
 
 	spin_lock(&nt->lock);
-	ended = nt->ended;
-	if (!ended) {
+	ret = fuse_uring_notify_error(nt, len, max);
+	if (!ret) {
+		nt->nr++;
+		nt->bytes += len;
 		n->cmd = cmd;
 		pdu->notification = n;
 		fuse_uring_notify_add(n);
-	} else {
-		fuse_uring_notify_forget(nt, n);
 	}
 	spin_unlock(&nt->lock);
 
-	if (ended) {
+	if (ret) {
 		fuse_uring_notify_free(n);
-		return fuse_uring_cmd_done(cmd, -ENOTCONN, issue_flags);
+		return fuse_uring_cmd_done(cmd, ret, issue_flags);
 	}
+	atomic64_inc(&nt->fc->uring_notifications);
 
 	return -EIOCBQUEUED;
 }
 
-/*
- * A worker that handles it goes on without the command.  See
- * fuse_uring_cancel() for the task that completes it.
- */
-void fuse_uring_notify_cancel(struct io_uring_cmd *cmd,
-			      unsigned int issue_flags)
+/* A worker that handles it goes on without the command */
+void fuse_uring_notify_cancel(struct io_uring_cmd *cmd)
 {
 	struct fuse_uring_notify_pdu *pdu = fuse_uring_notify_pdu(cmd);
-	bool own = io_uring_cmd_get_task(cmd) == current;
 	struct fuse_uring_notification *n, *waiting = NULL;
 	struct fuse_uring_notifier *nt = pdu->nt;
 
 	spin_lock(&nt->lock);
 	n = pdu->notification;
-	if (n) {
-		if (!list_empty(&n->entry)) {
-			list_del_init(&n->entry);
-			fuse_uring_notify_forget(nt, n);
-			waiting = n;
-		}
-		if (own) {
-			pdu->notification = NULL;
-			n->cmd = NULL;
-		} else {
-			fuse_uring_notify_complete(n, -ECANCELED);
-		}
+	if (n && !list_empty(&n->entry)) {
+		list_del_init(&n->entry);
+		fuse_uring_notify_forget(nt, n);
+		waiting = n;
 	}
+	if (n)
+		fuse_uring_notify_complete(n, -ECANCELED);
+	/* See fuse_uring_cancel() */
 	if (pdu->done)
 		cmd->flags &= ~IORING_URING_CMD_CANCELABLE;
 	spin_unlock(&nt->lock);
 
 	fuse_uring_notify_free(waiting);
-	if (n && own)
-		io_uring_cmd_done(cmd, -ECANCELED, 0, issue_flags);
 }

@@ -32,11 +32,6 @@ int fuse_uring_pool_init(struct fuse_uring_queue *queue)
 	return 0;
 }
 
-void fuse_uring_pool_destroy(struct fuse_uring_queue *queue)
-{
-	kfree(queue->pool.chunks);
-}
-
 /* Place the payload in the slot's own area */
 void fuse_uring_slot_own_area(struct fuse_uring_slot *slot)
 {

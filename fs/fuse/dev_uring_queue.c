@@ -97,8 +97,7 @@ static void fuse_uring_collect(struct fuse_uring_queue *queue,
 
 /*
  * Update the map, and requeue the requests of queues that are not live.  This
- * may find that threads have ended and a queue is not live any more: then
- * repeat.
+ * may find that threads have ended and a queue is not live any more: repeat.
  */
 static void fuse_uring_update_locked(struct fuse_uring *uring)
 {
@@ -106,13 +105,14 @@ static void fuse_uring_update_locked(struct fuse_uring *uring)
 	struct fuse_uring_queue *queue;
 	LIST_HEAD(reqs);
 	unsigned int qid;
+	bool changed;
 
 	lockdep_assert_held(&fiq->lock);
 
 	do {
 		bool was_active = uring->active;
 
-		WRITE_ONCE(uring->active, fuse_uring_map_update(uring));
+		changed = fuse_uring_map_update(uring);
 		for (qid = 0; qid < uring->nr_queues; qid++) {
 			queue = uring->queues[qid];
 			spin_lock(&queue->lock);
@@ -124,7 +124,7 @@ static void fuse_uring_update_locked(struct fuse_uring *uring)
 		if (uring->active && !was_active)
 			list_splice_init(&fiq->pending, &reqs);
 		fuse_uring_move_pending(uring, &reqs);
-	} while (fuse_uring_map_stale(uring));
+	} while (changed);
 	fuse_uring_messages_update(uring);
 }
 
@@ -221,8 +221,8 @@ static bool fuse_uring_balance_one(struct fuse_uring_queue *from,
 				   struct fuse_uring_queue *to,
 				   unsigned int kind)
 {
+	struct io_uring_cmd *cmd = NULL;
 	struct fuse_req *req;
-	bool given = false;
 
 	spin_lock(&from->lock);
 	req = fuse_uring_overdue(from, kind);
@@ -233,20 +233,17 @@ static bool fuse_uring_balance_one(struct fuse_uring_queue *from,
 		return false;
 
 	spin_lock(&to->lock);
-	if (to->live && fuse_uring_may_take(to, kind)) {
-		struct io_uring_cmd *cmd;
-
-		cmd = fuse_uring_call(to, req->uring_sender);
-		if (cmd) {
-			given = true;
-			to->stats.spills++;
-			req->uring_moved = jiffies;
-			fuse_uring_enqueue(to, req);
-			io_uring_cmd_complete_in_task(cmd, fuse_uring_called);
-		}
+	if (to->live && fuse_uring_may_take(to, kind))
+		cmd = fuse_uring_submit(to, req);
+	if (cmd) {
+		to->stats.spills++;
+		req->uring_moved = jiffies;
+		io_uring_cmd_complete_in_task(cmd, fuse_uring_called);
+	} else if (!list_empty(&req->list)) {
+		fuse_uring_dequeue(to, req);
 	}
 	spin_unlock(&to->lock);
-	if (given)
+	if (cmd)
 		return true;
 
 	spin_lock(&from->lock);
@@ -288,21 +285,14 @@ static void fuse_uring_balance_kind(struct fuse_uring_queue *from,
 				    unsigned int kind, bool any)
 {
 	struct fuse_uring *uring = from->uring;
-	unsigned int i, nth, pos, nr_moved = 0;
+	unsigned int i, nr = uring->nr_queues, nr_moved = 0;
 	struct fuse_uring_queue *to;
 
-	/* The queues of the same node come first */
-	pos = from->first_of_node + from->nth_of_node;
-	for (i = 1; i < uring->nr_queues && READ_ONCE(from->nr_pending); i++) {
-		if (i < from->nr_of_node) {
-			nth = (from->nth_of_node + i) % from->nr_of_node;
-			to = uring->queues[uring->by_node[from->first_of_node + nth]];
-		} else {
-			nth = (pos + i) % uring->nr_queues;
-			to = uring->queues[uring->by_node[nth]];
-			if (to == from)
-				continue;
-		}
+	/* The queues of the same node in the first round, others in the second */
+	for (i = 1; i < 2 * nr && READ_ONCE(from->nr_pending); i++) {
+		to = uring->queues[(from->qid + i) % nr];
+		if (to == from || (to->node == from->node) != (i < nr))
+			continue;
 		while (fuse_uring_can_help(to, kind, any) &&
 		       fuse_uring_balance_one(from, to, kind)) {
 			/* The rest in another run, without the lock between */
@@ -330,9 +320,15 @@ static bool fuse_uring_is_coming(const struct fuse_uring_queue *queue)
 	return false;
 }
 
-/* Call an idle thread for each kind that is overdue.  Returns the kinds. */
-static unsigned int fuse_uring_call_idle(struct fuse_uring_queue *queue)
+/*
+ * Call a thread for each kind that is overdue, with @idle only idle ones.
+ * Others may be blocked and take a request all the same, so those that were
+ * called get more time.  Returns the kinds.
+ */
+static unsigned int fuse_uring_call_overdue(struct fuse_uring_queue *queue,
+					    bool idle)
 {
+	bool coming = !idle && fuse_uring_is_coming(queue);
 	unsigned int kind, kinds = 0;
 	struct fuse_req *req;
 
@@ -341,31 +337,14 @@ static unsigned int fuse_uring_call_idle(struct fuse_uring_queue *queue)
 		if (!req)
 			continue;
 		kinds |= BIT(kind);
-		if (queue->nr_idle && fuse_uring_may_take(queue, kind))
+		if (idle ? !queue->nr_idle : coming &&
+		    time_before(jiffies, req->uring_since + HZ / 2))
+			continue;
+		if (fuse_uring_may_take(queue, kind))
 			fuse_uring_call_one(queue, req->uring_sender);
 	}
 
 	return kinds;
-}
-
-/*
- * Call a busy thread for each kind that is overdue.  It may be blocked and take
- * a request all the same, so others that were called get more time.
- */
-static void fuse_uring_call_busy(struct fuse_uring_queue *queue)
-{
-	bool coming = fuse_uring_is_coming(queue);
-	struct fuse_req *req;
-	unsigned int kind;
-
-	for (kind = 0; kind < FUSE_URING_NR_KINDS; kind++) {
-		req = fuse_uring_overdue(queue, kind);
-		if (!req || !fuse_uring_may_take(queue, kind))
-			continue;
-		if (!coming ||
-		    time_after_eq(jiffies, req->uring_since + HZ / 2))
-			fuse_uring_call_one(queue, req->uring_sender);
-	}
 }
 
 /* Find threads for all overdue requests of a queue.  Under fiq->lock. */
@@ -376,7 +355,7 @@ static void fuse_uring_balance_queue(struct fuse_uring_queue *queue)
 	bool any;
 
 	spin_lock(&queue->lock);
-	kinds = fuse_uring_call_idle(queue);
+	kinds = fuse_uring_call_overdue(queue, true);
 	any = !set->nr_parked && !set->nr_called;
 	spin_unlock(&queue->lock);
 	if (!kinds)
@@ -392,7 +371,7 @@ static void fuse_uring_balance_queue(struct fuse_uring_queue *queue)
 	}
 
 	spin_lock(&queue->lock);
-	fuse_uring_call_busy(queue);
+	fuse_uring_call_overdue(queue, false);
 	spin_unlock(&queue->lock);
 }
 
@@ -418,24 +397,6 @@ static bool fuse_uring_wants_idle(struct fuse_uring *uring)
 	}
 
 	return overdue & takeable;
-}
-
-/* Whether fuse_uring_update() has to run */
-static bool fuse_uring_any_changed(struct fuse_uring *uring)
-{
-	unsigned int qid;
-	bool changed = false;
-
-	for (qid = 0; qid < uring->nr_queues; qid++) {
-		struct fuse_uring_queue *queue = uring->queues[qid];
-
-		spin_lock(&queue->lock);
-		changed |= queue->changed;
-		queue->changed = false;
-		spin_unlock(&queue->lock);
-	}
-
-	return changed;
 }
 
 /*
@@ -464,8 +425,8 @@ void fuse_uring_balance(struct work_struct *work)
 
 	spin_lock(&fiq->lock);
 	if (fuse_uring_locked(uring->fc) == uring && fiq->connected) {
-		if (fuse_uring_any_changed(uring))
-			fuse_uring_update_locked(uring);
+		/* Threads may have been found to have ended */
+		fuse_uring_update_locked(uring);
 		if (fuse_uring_messages_overdue(uring))
 			fuse_uring_messages_call(uring, true);
 		WRITE_ONCE(uring->overdue, fuse_uring_wants_idle(uring));
@@ -901,7 +862,7 @@ void fuse_uring_queue_end(struct fuse_uring_queue *queue)
 	queue->mem = NULL;
 	spin_unlock(&queue->lock);
 
-	fuse_uring_pool_destroy(queue);
+	kfree(queue->pool.chunks);
 	if (mem)
 		fuse_uring_mem_put(mem);
 	if (queue->slots) {

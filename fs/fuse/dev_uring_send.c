@@ -104,27 +104,24 @@ again:
 }
 
 /*
- * Call a thread, idle ones first, but not @sender, which may be NULL.  Returns
- * a command to schedule fuse_uring_called() for, or NULL.
+ * Call a thread that has parked slots of set @index, idle ones first, but not
+ * @sender, which may be NULL.  Returns a command to schedule fuse_uring_called()
+ * for, or NULL.
  */
 struct io_uring_cmd *fuse_uring_call(struct fuse_uring_queue *queue,
-				     struct task_struct *sender)
+				     struct task_struct *sender,
+				     enum fuse_uring_set_index index)
 {
-	return __fuse_uring_call(queue, sender, FUSE_URING_ORDINARY);
-}
-
-/* As fuse_uring_call(), for a message */
-struct io_uring_cmd *fuse_uring_call_message(struct fuse_uring_queue *queue)
-{
-	return __fuse_uring_call(queue, NULL, FUSE_URING_CONTROL);
+	return __fuse_uring_call(queue, sender, index);
 }
 
 /* As fuse_uring_call(), and schedule fuse_uring_called() */
 void fuse_uring_call_one(struct fuse_uring_queue *queue,
 			 struct task_struct *sender)
 {
-	struct io_uring_cmd *cmd = fuse_uring_call(queue, sender);
+	struct io_uring_cmd *cmd;
 
+	cmd = fuse_uring_call(queue, sender, FUSE_URING_ORDINARY);
 	if (cmd)
 		io_uring_cmd_complete_in_task(cmd, fuse_uring_called);
 }
@@ -161,29 +158,18 @@ fuse_uring_add_pending(struct fuse_uring_queue *queue, struct fuse_req *req)
 	queue->nr_pending++;
 }
 
-static __always_inline void
-__fuse_uring_enqueue(struct fuse_uring_queue *queue, struct fuse_req *req)
+static __always_inline struct io_uring_cmd *
+__fuse_uring_submit(struct fuse_uring_queue *queue, struct fuse_req *req)
 {
+	struct fuse_uring_set *set = &queue->set[FUSE_URING_ORDINARY];
+
 	if (likely(!req->uring_since))
 		fuse_uring_enter(queue, req);
 	list_add_tail(&req->list, &queue->pending[req->uring_kind]);
 	fuse_uring_add_pending(queue, req);
 	if (unlikely(!queue->ticking || queue->tick_interval > 1))
 		fuse_uring_watch(queue);
-}
 
-/* Add an FR_PENDING request to a live queue, which is locked */
-void fuse_uring_enqueue(struct fuse_uring_queue *queue, struct fuse_req *req)
-{
-	__fuse_uring_enqueue(queue, req);
-}
-
-static __always_inline struct io_uring_cmd *
-__fuse_uring_submit(struct fuse_uring_queue *queue, struct fuse_req *req)
-{
-	struct fuse_uring_set *set = &queue->set[FUSE_URING_ORDINARY];
-
-	__fuse_uring_enqueue(queue, req);
 	if (unlikely(!set->nr_parked || queue->nr_pending <= set->nr_called ||
 		     !fuse_uring_may_take(queue, req->uring_kind))) {
 		queue->stats.waits++;
@@ -198,8 +184,8 @@ __fuse_uring_submit(struct fuse_uring_queue *queue, struct fuse_req *req)
 }
 
 /*
- * As fuse_uring_enqueue(), and call a thread if there is a slot for the
- * request.  Returns as fuse_uring_call().
+ * Add an FR_PENDING request to a live queue, which is locked, and call a thread
+ * if there is a slot for it.  Returns as fuse_uring_call().
  */
 struct io_uring_cmd *fuse_uring_submit(struct fuse_uring_queue *queue,
 				       struct fuse_req *req)
@@ -292,7 +278,7 @@ static __always_inline bool fuse_uring_try_send(struct fuse_conn *fc,
 
 	rcu_read_lock();
 	uring = fuse_uring_rcu(fc);
-	if (unlikely(!uring || !READ_ONCE(uring->active)))
+	if (unlikely(!uring))
 		goto out;
 	fuse_uring_measure(uring, req, flags);
 	if (unlikely(!fuse_uring_carries(uring, req)))

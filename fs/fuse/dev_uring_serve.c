@@ -220,9 +220,11 @@ static bool fuse_uring_retry(struct fuse_uring_slot *slot, struct fuse_req *req,
 /*
  * Give the next request to a slot in COPY, or park its command.  Unlocks the
  * queue.  Returns the result of the command, -EIOCBQUEUED if it is parked.
+ * @done: the slot may take no more requests.  One that was called would have
+ * been dropped.
  */
 static __always_inline int __fuse_uring_feed(struct fuse_uring_slot *slot,
-					     struct io_uring_cmd *cmd)
+					     struct io_uring_cmd *cmd, bool done)
 	__releases(&slot->queue->lock)
 {
 	struct fuse_uring_queue *queue = slot->queue;
@@ -230,9 +232,9 @@ static __always_inline int __fuse_uring_feed(struct fuse_uring_slot *slot,
 	struct fuse_req *req;
 	int err;
 
-	for (;;) {
+	for (;; done = true) {
 		err = -ECANCELED;
-		if (fuse_uring_slot_is_done(slot))
+		if (done && fuse_uring_slot_is_done(slot))
 			break;
 
 		req = fuse_uring_take(slot);
@@ -289,7 +291,7 @@ static noinline int fuse_uring_feed(struct fuse_uring_slot *slot,
 	__releases(&slot->queue->lock)
 {
 	return slot->is_control ? fuse_uring_feed_control(slot, cmd) :
-		__fuse_uring_feed(slot, cmd);
+		__fuse_uring_feed(slot, cmd, true);
 }
 
 /* Complete a command, unless @ret says that it is parked */
@@ -299,35 +301,6 @@ int fuse_uring_cmd_done(struct io_uring_cmd *cmd, int ret,
 	if (ret != -EIOCBQUEUED)
 		io_uring_cmd_done(cmd, ret, 0, issue_flags);
 	return -EIOCBQUEUED;
-}
-
-/*
- * Pin the thread until the command is completed.  io-wq does not hold
- * io_uring's lock, so cancellation may see a command that has left its slot.
- */
-static void fuse_uring_pin(struct fuse_uring_thread *thread,
-			   unsigned int issue_flags)
-{
-	lockdep_assert_held(&thread->queue->lock);
-
-	if (unlikely(issue_flags & IO_URING_F_UNLOCKED))
-		thread->refs++;
-}
-
-static void fuse_uring_unpin(struct fuse_uring_thread *thread,
-			     unsigned int issue_flags)
-{
-	struct fuse_uring_queue *queue;
-
-	if (likely(!(issue_flags & IO_URING_F_UNLOCKED)))
-		return;
-
-	queue = thread->queue;
-	rcu_read_lock();
-	spin_lock(&queue->lock);
-	fuse_uring_thread_put(thread);
-	spin_unlock(&queue->lock);
-	rcu_read_unlock();
 }
 
 /*
@@ -342,14 +315,12 @@ int fuse_uring_arm(struct io_uring_cmd *cmd, struct fuse_uring_slot *slot,
 
 	fuse_uring_slot_bind(slot, thread);
 	fuse_uring_slot_move(slot, FUSE_URING_SLOT_IDLE, FUSE_URING_SLOT_COPY);
-	fuse_uring_pin(thread, issue_flags);
 	/* May make the queue live, so that requests come to it */
 	fuse_uring_unlock(queue);
 	fuse_uring_prepare(cmd, slot, thread, issue_flags);
 
 	spin_lock(&queue->lock);
 	fuse_uring_cmd_done(cmd, fuse_uring_feed(slot, cmd), issue_flags);
-	fuse_uring_unpin(thread, issue_flags);
 
 	return -EIOCBQUEUED;
 }
@@ -472,7 +443,6 @@ int fuse_uring_commit(struct io_uring_cmd *cmd, struct fuse_uring_slot *slot,
 	int err = 0;
 
 	fuse_uring_commit_begin(slot, thread, FUSE_URING_ORDINARY);
-	fuse_uring_pin(thread, issue_flags);
 	req = slot->req;
 	slot->req = NULL;
 	fuse_uring_unlock(queue);
@@ -481,10 +451,8 @@ int fuse_uring_commit(struct io_uring_cmd *cmd, struct fuse_uring_slot *slot,
 		if (!error)
 			err = fuse_uring_copy_out(slot, req, payload_sz);
 		if (unlikely(err == -EFAULT && slot->is_user) &&
-		    fuse_uring_uncommit(slot, req)) {
-			fuse_uring_unpin(thread, issue_flags);
+		    fuse_uring_uncommit(slot, req))
 			return err;
-		}
 		clear_bit(FR_SENT, &req->flags);
 		/* The requester may read it after the ring is freed */
 		WRITE_ONCE(req->uring_queue, NULL);
@@ -503,7 +471,6 @@ int fuse_uring_commit(struct io_uring_cmd *cmd, struct fuse_uring_slot *slot,
 				       FUSE_URING_ORDINARY);
 		fuse_uring_call_more(queue);
 		fuse_uring_unlock(queue);
-		fuse_uring_unpin(thread, issue_flags);
 		return -EBADMSG;
 	}
 
@@ -518,10 +485,9 @@ int fuse_uring_commit(struct io_uring_cmd *cmd, struct fuse_uring_slot *slot,
 		__fuse_uring_slot_move(slot, FUSE_URING_SLOT_COMMIT,
 				       FUSE_URING_SLOT_COPY,
 				       FUSE_URING_ORDINARY);
-		fuse_uring_cmd_done(cmd, __fuse_uring_feed(slot, cmd),
+		fuse_uring_cmd_done(cmd, __fuse_uring_feed(slot, cmd, true),
 				    issue_flags);
 	}
-	fuse_uring_unpin(thread, issue_flags);
 
 	return -EIOCBQUEUED;
 }
@@ -543,7 +509,6 @@ int fuse_uring_commit_control(struct io_uring_cmd *cmd,
 
 	fuse_uring_message_end(slot);
 	fuse_uring_commit_begin(slot, thread, FUSE_URING_CONTROL);
-	fuse_uring_pin(thread, issue_flags);
 	fuse_uring_unlock(queue);
 
 	/* What a write(2) of it does.  The request may be answered by now. */
@@ -554,7 +519,6 @@ int fuse_uring_commit_control(struct io_uring_cmd *cmd,
 	spin_lock(&queue->lock);
 	fuse_uring_slot_move(slot, FUSE_URING_SLOT_COMMIT, FUSE_URING_SLOT_COPY);
 	fuse_uring_cmd_done(cmd, fuse_uring_feed(slot, cmd), issue_flags);
-	fuse_uring_unpin(thread, issue_flags);
 
 	return -EIOCBQUEUED;
 }
@@ -607,7 +571,7 @@ void fuse_uring_called(struct io_uring_cmd *cmd, unsigned int issue_flags)
 		__fuse_uring_slot_move(slot, FUSE_URING_SLOT_CALLED,
 				       FUSE_URING_SLOT_COPY,
 				       FUSE_URING_ORDINARY);
-		ret = __fuse_uring_feed(slot, cmd);
+		ret = __fuse_uring_feed(slot, cmd, false);
 	}
 	fuse_uring_cmd_done(cmd, ret, issue_flags);
 }
@@ -620,7 +584,7 @@ void fuse_uring_called(struct io_uring_cmd *cmd, unsigned int issue_flags)
  * which runs only after a round of cancellation that found nothing to cancel.
  * So such a command must not be cancelable any more.
  */
-void fuse_uring_cancel(struct io_uring_cmd *cmd, unsigned int issue_flags)
+void fuse_uring_cancel(struct io_uring_cmd *cmd)
 {
 	struct fuse_uring_pdu *pdu = fuse_uring_pdu(cmd);
 	struct fuse_uring_thread *thread = pdu->thread;

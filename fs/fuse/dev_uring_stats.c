@@ -170,10 +170,14 @@ static int fuse_uring_stats_show(struct seq_file *m, void *v)
 		[FUSE_URING_DEV_INTERRUPT]	= "interrupts",
 		[FUSE_URING_DEV_NOTIFICATION]	= "notifications",
 	};
-	struct fuse_conn *fc = m->private;
-	struct fuse_uring *uring = fuse_uring_get(fc);
+	struct fuse_conn *fc = fuse_ctl_file_conn_get((struct file *)m->file);
+	struct fuse_uring *uring;
 	unsigned int i;
 
+	if (!fc)
+		return -ENODEV;
+
+	uring = fuse_uring_get(fc);
 	seq_printf(m, "promised %u\n", READ_ONCE(fc->uring_user));
 	for (i = 0; i < FUSE_URING_DEV_NR; i++)
 		seq_printf(m, "%s_dev %lld\n", names[i],
@@ -186,37 +190,19 @@ static int fuse_uring_stats_show(struct seq_file *m, void *v)
 	} else {
 		seq_puts(m, "queues 0\nqueues_live 0\n");
 	}
+	fuse_conn_put(fc);
 
 	return 0;
 }
 
 static int fuse_uring_stats_open(struct inode *inode, struct file *file)
 {
-	struct fuse_conn *fc = fuse_ctl_file_conn_get(file);
-	int err;
-
-	if (!fc)
-		return -ENODEV;
-
-	err = single_open(file, fuse_uring_stats_show, fc);
-	if (err)
-		fuse_conn_put(fc);
-
-	return err;
-}
-
-static int fuse_uring_stats_release(struct inode *inode, struct file *file)
-{
-	struct seq_file *m = file->private_data;
-
-	fuse_conn_put(m->private);
-
-	return single_release(inode, file);
+	return single_open(file, fuse_uring_stats_show, NULL);
 }
 
 const struct file_operations fuse_uring_stats_ops = {
 	.open		= fuse_uring_stats_open,
 	.read		= seq_read,
 	.llseek		= seq_lseek,
-	.release	= fuse_uring_stats_release,
+	.release	= single_release,
 };

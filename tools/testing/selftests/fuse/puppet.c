@@ -889,6 +889,9 @@ int puppet_answer(struct puppet *p, const struct puppet_req *req)
 	case FUSE_READDIR:
 	case FUSE_DESTROY:
 		return puppet_reply(p, req, 0, NULL, 0);
+	case FUSE_POLL:
+		/* Else io_uring asks again, many times for each read */
+		return puppet_reply(p, req, -ENOSYS, NULL, 0);
 	default:
 		return puppet_reply(p, req, -EOPNOTSUPP, NULL, 0);
 	}
