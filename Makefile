@@ -3,7 +3,7 @@
 # ACCEL=kvm|tcg chooses QEMU's accelerator, FU_NO_INSTALL=1 never installs a package.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint shell export clean vmtest flaky affinity locks bigvm interop arch
+.PHONY: help run test lint shell export clean vmtest mail flaky affinity locks bigvm interop arch
 
 help: ## list the verbs
 	@sed -nE 's/^([a-z]+): ## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
@@ -22,6 +22,9 @@ shell: ## an interactive VM with the selftest daemon mounted on /mnt
 
 export: ## turn the commits of build/linux into patches/, series, mirrored files and cover letter
 	@scripts/export.sh
+
+mail: ## the series as messages in build/mail, made by b4 and applied again; nothing is sent
+	@scripts/mail.sh
 
 vmtest: ## run only some selftests in the VM: make vmtest TESTS="a b" KERNEL=debug
 	@scripts/vmtest.sh --kernel $(or $(KERNEL),ordinary) $(TESTS)
