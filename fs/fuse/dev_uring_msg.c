@@ -86,7 +86,9 @@ void fuse_uring_messages_call(struct fuse_uring *uring, bool again)
 		spin_unlock(&queue->lock);
 		return;
 	}
-	if (!again || !fuse_uring_call_any(uring, queue, true))
+	/* A busy thread may be blocked, and take a message all the same */
+	if (!fuse_uring_call_any(uring, queue, true) &&
+	    (!again || time_after_eq(jiffies, msgs->since + HZ / 2)))
 		fuse_uring_call_any(uring, queue, false);
 }
 

@@ -351,7 +351,7 @@ TEST_F_TIMEOUT(detach, again_and_again, TEST_TIMEOUT)
 		ASSERT_EQ(0, requester_start(&self->r[i],
 					     request_stats_for_ever, FILE2));
 	ASSERT_EQ(0, requester_start(&reader, request_read, &io));
-	while (now_ms() < end) {
+	while (now_ms() < end || rounds < 2) {
 		for (i = test_random(&seed) % 20; i; i--) {
 			ret = puppet_next(&self->p, &req, 5);
 			if (ret == PUPPET_REQUEST)
@@ -380,7 +380,6 @@ TEST_F_TIMEOUT(detach, again_and_again, TEST_TIMEOUT)
 						     &io));
 		}
 	}
-	EXPECT_LT(1, rounds);
 	EXPECT_LT(0, ring_stat(self->p.conn, "requests_dev"));
 	EXPECT_EQ(0, puppet_serve(&self->p, &reader));
 	for (i = 0; i < ARRAY_SIZE(self->r); i++) {
@@ -494,6 +493,8 @@ TEST_F(queues, takes_what_waits)
 		EXPECT_EQ(0, puppet_serve(&self->p, &self->r[i]));
 }
 
+#define LATE_MS		5000
+
 /* A server that has stopped to answer, as its administrator sees it. */
 FIXTURE(stuck)
 {
@@ -543,12 +544,15 @@ TEST_F(stuck, is_seen)
 	EXPECT_EQ(req->slot, slot[0].slot);
 	EXPECT_EQ(FUSE_GETATTR, slot[0].opcode);
 	EXPECT_EQ(req->in.unique, slot[0].unique);
-	EXPECT_GE(now_ms() - since + 20, slot[0].age_ms);
+	/* The kernel counts ticks, which may come late. */
+	EXPECT_GE(now_ms() - since + LATE_MS, slot[0].age_ms);
 	age = slot[0].age_ms;
-	sleep_ms(200);
-	ASSERT_EQ(1, ring_slots(self->p.conn, slot, 4));
-	EXPECT_LE(age + 150, slot[0].age_ms);
-	EXPECT_GE(now_ms() - since + 20, slot[0].age_ms);
+	do {
+		sleep_ms(10);
+		ASSERT_EQ(1, ring_slots(self->p.conn, slot, 4));
+	} while (slot[0].age_ms < age + 200 && now_ms() - since < TEST_WAIT_MS);
+	EXPECT_LE(age + 200, slot[0].age_ms);
+	EXPECT_GE(now_ms() - since + LATE_MS, slot[0].age_ms);
 
 	ASSERT_EQ(0, requester_start(&self->r[1], request_stat, FILE2));
 	ASSERT_EQ(0, puppet_hold(&self->p, &self->held, FUSE_GETATTR, 2));

@@ -1026,6 +1026,22 @@ static int server_thread_start(struct puppet_thread *t, struct puppet *p)
 	return puppet_thread_start(t, p);
 }
 
+/*
+ * Up to where this thread has a request in hand, by one of its slots: there are
+ * no others while it is sent.
+ */
+static void give_request(struct __test_metadata *_metadata, struct puppet *p,
+			 struct puppet_thread *t, struct requester *r)
+{
+	ASSERT_EQ(0, server_thread_start(t, p));
+	puppet_close_uring(p);
+	ASSERT_TRUE(ring_queue_stat_becomes(p->conn, 0, "live", 0));
+	ASSERT_EQ(0, requester_start(r, request_stat, FILE2));
+	ASSERT_TRUE(puppet_thread_holds(t, 1));
+	ASSERT_EQ(0, puppet_uring(p));
+	ASSERT_EQ(0, puppet_arm_queue(p, 0));
+}
+
 /* Its CPUs' requests are served by the queue that is left. */
 TEST_F(threads, one_ends)
 {
@@ -1049,9 +1065,7 @@ TEST_F(threads, one_ends_with_a_request)
 	static struct puppet_thread t = { .hold = FUSE_GETATTR };
 	struct requester r, other;
 
-	ASSERT_EQ(0, server_thread_start(&t, &self->p));
-	ASSERT_EQ(0, puppet_requester_at(&self->p, 1, &r, request_stat, FILE2));
-	ASSERT_TRUE(puppet_thread_holds(&t, 1));
+	give_request(_metadata, &self->p, &t, &r);
 	puppet_thread_end(&t);
 	EXPECT_EQ(1, t.held.req[0]->qid);
 	ASSERT_EQ(0, puppet_requester_at(&self->p, 1, &other, request_stat, FILE2));
@@ -1069,9 +1083,7 @@ TEST_F(threads, one_ends_and_the_rest_aborts)
 	static struct puppet_thread t = { .hold = FUSE_GETATTR };
 	struct requester r, other;
 
-	ASSERT_EQ(0, server_thread_start(&t, &self->p));
-	ASSERT_EQ(0, puppet_requester_at(&self->p, 1, &r, request_stat, FILE2));
-	ASSERT_TRUE(puppet_thread_holds(&t, 1));
+	give_request(_metadata, &self->p, &t, &r);
 	puppet_thread_end(&t);
 	ASSERT_EQ(0, puppet_requester_at(&self->p, 1, &other, request_stat, FILE2));
 	/* Both wait for answers, and are not only about to send. */

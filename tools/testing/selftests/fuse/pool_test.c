@@ -1188,9 +1188,10 @@ static int request_mixture(const void *arg)
 				CHUNK + 1, 50000, 65536, PAYLOAD - 1, PAYLOAD };
 	const struct mixture *m = arg;
 	__u64 seed = m->seed, end = now_ms() + test_ms();
+	bool first = true;
 	int err = 0;
 
-	while (now_ms() < end && !err) {
+	while ((first || now_ms() < end) && !err) {
 		struct puppet_io io = {
 			.path = m->path,
 			.offset = test_random(&seed) % 1000 * SMALL,
@@ -1198,7 +1199,8 @@ static int request_mixture(const void *arg)
 			.check = true,
 		};
 
-		switch (test_random(&seed) % 6) {
+		/* At least one that is not small. */
+		switch (first ? 5 : test_random(&seed) % 6) {
 		case 0:
 			err = request_stat(m->path);
 			break;
@@ -1223,6 +1225,7 @@ static int request_mixture(const void *arg)
 			err = request_readahead(&io);
 			break;
 		}
+		first = false;
 	}
 	return err;
 }

@@ -1185,6 +1185,25 @@ int puppet_release_all(struct puppet *p, struct puppet_held *held)
 	return ret;
 }
 
+int puppet_drop_until(struct puppet *p, struct puppet_req *req)
+{
+	__u64 end = now_ms() + TEST_WAIT_MS;
+	int ret;
+
+	do {
+		ret = file_write("/proc/sys/vm/drop_caches", "2");
+		while (!ret) {
+			ret = puppet_next_settled(p, req);
+			if (ret != PUPPET_REQUEST)
+				break;
+			if (puppet_nr_forgets(req))
+				return 0;
+			ret = puppet_answer(p, req);
+		}
+	} while (ret == PUPPET_TIMEOUT && now_ms() < end);
+	return ret ? ret : -ETIMEDOUT;
+}
+
 unsigned int puppet_nr_forgets(const struct puppet_req *req)
 {
 	switch (req->in.opcode) {

@@ -333,6 +333,12 @@ int puppet_hold(struct puppet *p, struct puppet_held *held, __u32 opcode,
 int puppet_release(struct puppet *p, struct puppet_held *held);
 int puppet_release_all(struct puppet *p, struct puppet_held *held);
 
+/*
+ * Drops inodes that nobody uses until a message of forgets comes, which is left
+ * to the test.  The kernel may keep an inode for a second round.
+ */
+int puppet_drop_until(struct puppet *p, struct puppet_req *req);
+
 /* How many single forgets a message has, 0 when it is no such message. */
 unsigned int puppet_nr_forgets(const struct puppet_req *req);
 

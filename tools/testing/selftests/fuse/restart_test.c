@@ -77,8 +77,14 @@ static int first_server(struct puppet *p, const struct plan *plan, int ready)
 {
 	static struct puppet_held held;
 	static struct puppet_req req;
+	sigset_t set;
 	__u64 end;
+	int sig;
 
+	/* It may come before it is waited for. */
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR1);
+	sigprocmask(SIG_BLOCK, &set, NULL);
 	if (plan->initialized ? puppet_ring(p) || resend(p) : puppet_begin(p))
 		return 1;
 	if (plan->own_file && open_own_file(p))
@@ -96,7 +102,7 @@ static int first_server(struct puppet *p, const struct plan *plan, int ready)
 	if (plan->hold && write(ready, "h", 1) != 1)
 		return 3;
 	do {
-		pause();
+		sigwait(&set, &sig);
 		if (plan->close_uring) {
 			puppet_close_uring(p);
 			if (write(ready, "c", 1) != 1)
@@ -592,7 +598,9 @@ TEST_F_TIMEOUT(restart, forgets, TEST_TIMEOUT)
 	ASSERT_EQ(0, server_start(&self->s, &self->p, &plan));
 	ASSERT_EQ(0, requester_start(&self->r[0], request_stat, FILE2));
 	ASSERT_EQ(0, requester_join(&self->r[0]));
-	ASSERT_EQ(0, file_write("/proc/sys/vm/drop_caches", "2"));
+	/* The kernel may keep an inode for a second round. */
+	for (i = 0; i < 3; i++)
+		ASSERT_EQ(0, file_write("/proc/sys/vm/drop_caches", "2"));
 	ASSERT_EQ(0, server_holds(&self->s));
 	EXPECT_EQ(-SIGKILL, server_kill(&self->s));
 	ASSERT_EQ(0, setup_again(&self->p));
@@ -741,8 +749,7 @@ TEST_F_TIMEOUT(restart, again_and_again, 3 * TEST_TIMEOUT)
 			ASSERT_EQ(0, requester_start(&reader, request_read,
 						     &io));
 		}
-	} while (now_ms() < end);
-	EXPECT_LT(2, rounds);
+	} while (now_ms() < end || rounds < 3);
 	ASSERT_EQ(0, setup_again(&self->p));
 	ASSERT_EQ(0, puppet_ring(&self->p));
 	ASSERT_EQ(0, resend(&self->p));
@@ -926,13 +933,11 @@ static void commit_late(struct __test_metadata *_metadata,
 		.id = shared_alloc(sizeof(*plan.id)),
 	};
 	struct fuse_uring_req_cmd late = { 0 };
-	struct sigaction act = { .sa_handler = nothing };
 	static struct puppet_req req;
 	struct requester other;
 	unsigned int i;
 
 	ASSERT_NE(NULL, plan.id);
-	ASSERT_EQ(0, sigaction(SIGUSR1, &act, NULL));
 	ASSERT_EQ(0, server_start(&self->s, &self->p, &plan));
 	ASSERT_EQ(0, requester_start(&self->r, request_stat, TEST_MNT));
 	ASSERT_EQ(0, server_holds(&self->s));

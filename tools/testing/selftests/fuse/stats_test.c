@@ -223,8 +223,7 @@ TEST_F(stats, control)
 	EXPECT_EQ(-SIGKILL, puppet_serve(&self->p, &r));
 
 	EXPECT_EQ(0, ring_stat(self->p.conn, "forgets_ring"));
-	ASSERT_EQ(0, file_write("/proc/sys/vm/drop_caches", "2"));
-	ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_FORGET));
+	ASSERT_EQ(0, puppet_drop_until(&self->p, &req));
 	EXPECT_EQ(1, ring_stat(self->p.conn, "forgets_ring"));
 	EXPECT_EQ(1, ring_queue_stat(self->p.conn, 0, "control_busy"));
 	EXPECT_EQ(0, ring_stat(self->p.conn, "forgets_pending"));
@@ -267,10 +266,7 @@ TEST_F(stats, device)
 	EXPECT_EQ(-SIGKILL, puppet_serve(&self->p, &r));
 
 	EXPECT_EQ(0, ring_stat(self->p.conn, "forgets_dev"));
-	ASSERT_EQ(0, file_write("/proc/sys/vm/drop_caches", "2"));
-	ASSERT_EQ(1, puppet_next(&self->p, &req, TEST_WAIT_MS));
-	EXPECT_TRUE(req.in.opcode == FUSE_FORGET ||
-		    req.in.opcode == FUSE_BATCH_FORGET);
+	ASSERT_EQ(0, puppet_drop_until(&self->p, &req));
 	EXPECT_EQ(1, ring_stat(self->p.conn, "forgets_dev"));
 	EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
 }
@@ -384,10 +380,7 @@ TEST_F(user_stats, device)
 	EXPECT_EQ(-SIGKILL, puppet_serve(&self->p, &self->r));
 
 	EXPECT_EQ(0, ring_stat(self->p.conn, "forgets_dev"));
-	ASSERT_EQ(0, file_write("/proc/sys/vm/drop_caches", "2"));
-	ASSERT_EQ(1, puppet_next(&self->p, &req, TEST_WAIT_MS));
-	EXPECT_TRUE(req.in.opcode == FUSE_FORGET ||
-		    req.in.opcode == FUSE_BATCH_FORGET);
+	ASSERT_EQ(0, puppet_drop_until(&self->p, &req));
 	EXPECT_FALSE(req.ring);
 	EXPECT_EQ(1, ring_stat(self->p.conn, "forgets_dev"));
 	EXPECT_EQ(0, ring_stat(self->p.conn, "forgets_ring"));
