@@ -395,17 +395,10 @@ static int fuse_uring_negotiate(struct fuse_conn *fc,
 static bool fuse_uring_in_use(struct fuse_conn *fc)
 {
 	struct fuse_uring *uring = fuse_uring_get(fc);
-	unsigned int qid;
-	bool in_use = false;
+	bool in_use = uring && fuse_uring_reap(uring);
 
-	if (!uring)
-		return false;
-
-	/* The caller may know of a death before the ring does */
-	fuse_uring_reap(uring);
-	for (qid = 0; qid < uring->nr_queues; qid++)
-		in_use |= READ_ONCE(uring->queues[qid]->nr_threads);
-	fuse_uring_put(uring);
+	if (uring)
+		fuse_uring_put(uring);
 
 	return in_use;
 }

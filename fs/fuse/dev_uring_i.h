@@ -307,10 +307,8 @@ struct fuse_uring_queue {
 	/* Requests with FR_PENDING, which are on no other list */
 	struct list_head pending[FUSE_URING_NR_KINDS];
 	unsigned int nr_pending;
-	/* Slots with requests */
+	/* Slots with requests, but synchronous ones */
 	unsigned int taken[FUSE_URING_NR_KINDS];
-	/* Slots for background requests while no synchronous ones wait */
-	unsigned int credits;
 
 	struct fuse_uring_pool pool;
 
@@ -635,18 +633,24 @@ void fuse_uring_watch(struct fuse_uring_queue *queue);
 void fuse_uring_unlock_changed(struct fuse_uring_queue *queue)
 	__releases(&queue->lock);
 
+/* Slots for background requests while no synchronous ones wait */
+static inline unsigned int
+fuse_uring_credits(const struct fuse_uring_queue *queue)
+{
+	return max(READ_ONCE(queue->set[FUSE_URING_ORDINARY].nr_registered), 2U) - 1;
+}
+
 /* Whether a request of @kind may have a slot; a hint without queue->lock */
 static __always_inline bool
 fuse_uring_may_take(const struct fuse_uring_queue *queue,
 		    enum fuse_uring_kind kind)
 {
-	unsigned int credits = READ_ONCE(queue->credits);
-
 	if (likely(kind <= FUSE_URING_SYNC_LARGE))
 		return true;
 	/* Neither of the reserved slots would be the next one */
 	if (likely(kind >= FUSE_URING_BACKGROUND &&
-		   fuse_uring_nr_background(queue) + 1 < credits &&
+		   fuse_uring_nr_background(queue) + 1 <
+		   fuse_uring_credits(queue) &&
 		   !fuse_uring_sync_waits(queue)))
 		return true;
 	return fuse_uring_has_credit(queue, kind);
@@ -690,7 +694,8 @@ struct fuse_uring_slot *fuse_uring_queue_claim(struct fuse_uring_queue *queue,
 void fuse_uring_queue_end(struct fuse_uring_queue *queue);
 void fuse_uring_queue_detach(struct fuse_uring_queue *queue);
 void fuse_uring_update(struct fuse_conn *fc);
-void fuse_uring_reap(struct fuse_uring *uring);
+bool fuse_uring_reap(struct fuse_uring *uring);
+void fuse_uring_requeue(struct fuse_conn *fc, struct fuse_req *req);
 void fuse_uring_inherit(struct fuse_uring *old);
 bool fuse_uring_retire(struct fuse_uring *uring, struct fuse_uring *by);
 void fuse_uring_tick(struct timer_list *timer);

@@ -501,6 +501,25 @@ static void fuse_uring_end_all(struct list_head *reqs)
 	}
 }
 
+/* A request that was taken in a ring that is replaced now waits again */
+void fuse_uring_requeue(struct fuse_conn *fc, struct fuse_req *req)
+{
+	struct fuse_iqueue *fiq = &fc->iq;
+	struct fuse_uring *uring;
+	LIST_HEAD(reqs);
+
+	WRITE_ONCE(req->uring_queue, NULL);
+	list_add(&req->list, &reqs);
+	spin_lock(&fiq->lock);
+	uring = fuse_uring_locked(fc);
+	if (uring && fiq->connected) {
+		set_bit(FR_PENDING, &req->flags);
+		fuse_uring_move_pending(uring, &reqs);
+	}
+	spin_unlock(&fiq->lock);
+	fuse_uring_end_all(&reqs);
+}
+
 /*
  * The connection has ended: disarm the slots, and collect all requests but
  * those that are being copied.  Whoever copies them ends them.
@@ -659,18 +678,27 @@ void fuse_uring_resend(struct fuse_conn *fc)
 	spin_unlock(&fiq->lock);
 }
 
-/* For callers that know of a death before the ring does */
-void fuse_uring_reap(struct fuse_uring *uring)
+/*
+ * For callers that know of a death before the ring does.  Returns whether a
+ * thread is left.
+ */
+bool fuse_uring_reap(struct fuse_uring *uring)
 {
+	bool served = false;
 	unsigned int qid;
 
 	for (qid = 0; qid < uring->nr_queues; qid++) {
-		spin_lock(&uring->queues[qid]->lock);
-		fuse_uring_threads_reap(uring->queues[qid]);
-		fuse_uring_call_more(uring->queues[qid]);
-		fuse_uring_unlock(uring->queues[qid]);
+		struct fuse_uring_queue *queue = uring->queues[qid];
+
+		spin_lock(&queue->lock);
+		fuse_uring_threads_reap(queue);
+		fuse_uring_call_more(queue);
+		served |= queue->nr_threads;
+		fuse_uring_unlock(queue);
 		cond_resched();
 	}
+
+	return served;
 }
 
 /*

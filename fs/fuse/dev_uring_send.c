@@ -16,7 +16,7 @@ bool fuse_uring_has_credit(const struct fuse_uring_queue *queue,
 			   enum fuse_uring_kind kind)
 {
 	unsigned int nr = READ_ONCE(queue->set[FUSE_URING_ORDINARY].nr_registered);
-	unsigned int credits = READ_ONCE(queue->credits);
+	unsigned int credits = fuse_uring_credits(queue);
 	unsigned int background = fuse_uring_nr_background(queue);
 
 	if (kind == FUSE_URING_OPEN_ENDED)

@@ -86,13 +86,14 @@ fuse_uring_take_one(struct fuse_uring_slot *slot, struct fuse_req *req,
 	fuse_uring_del_pending(queue, req, kind);
 	clear_bit(FR_PENDING, &req->flags);
 	slot->req = req;
-	slot->kind = kind;
-	WRITE_ONCE(queue->taken[kind], queue->taken[kind] + 1);
+	if (kind > FUSE_URING_SYNC_LARGE) {
+		slot->kind = kind;
+		WRITE_ONCE(queue->taken[kind], queue->taken[kind] + 1);
+	}
 	if (likely(!slot->is_user))
 		slot->commit_id = fuse_uring_commit_id(queue);
 	else
 		fuse_uring_user_commit_id(slot, req->in.h.unique);
-	fuse_uring_call_more(queue);
 
 	return req;
 }
@@ -174,6 +175,7 @@ fuse_uring_deliver(struct fuse_uring_slot *slot)
 		/* The slot pinned the ring, which may be freed now */
 		qid = queue->qid;
 		index = slot->index;
+		fuse_uring_call_more(queue);
 		fuse_uring_unlock(queue);
 		req->out.h.error = 0;
 		trace_fuse_uring_end(req, qid, index);
@@ -188,6 +190,8 @@ fuse_uring_deliver(struct fuse_uring_slot *slot)
 		__fuse_get_request(req);
 		interrupted = true;
 	}
+	/* The slot is HELD: this may find that its own thread has ended */
+	fuse_uring_call_more(queue);
 	fuse_uring_unlock(queue);
 
 	if (interrupted) {
@@ -250,6 +254,7 @@ static __always_inline int __fuse_uring_feed(struct fuse_uring_slot *slot,
 			fuse_uring_deliver(slot);
 			return 0;
 		}
+		fuse_uring_call_more(queue);
 		spin_unlock(&queue->lock);
 		err = fuse_uring_copy_in(slot, req);
 		spin_lock(&queue->lock);
@@ -260,7 +265,10 @@ static __always_inline int __fuse_uring_feed(struct fuse_uring_slot *slot,
 
 		fuse_uring_slot_release(slot);
 		if (queue->stopped) {
-			err = -ECONNABORTED;
+			spin_unlock(&queue->lock);
+			fuse_uring_requeue(queue->uring->fc, req);
+			spin_lock(&queue->lock);
+			continue;
 		} else if (!err) {
 			fuse_uring_putback(queue, req);
 			continue;
@@ -523,14 +531,6 @@ int fuse_uring_commit_control(struct io_uring_cmd *cmd,
 	return -EIOCBQUEUED;
 }
 
-/* See fuse_uring_cancel() about the flag */
-static void fuse_uring_dropped(struct io_uring_cmd *cmd,
-			       unsigned int issue_flags)
-{
-	cmd->flags |= IORING_URING_CMD_CANCELABLE;
-	io_uring_cmd_done(cmd, fuse_uring_pdu(cmd)->ret, 0, issue_flags);
-}
-
 /* Task work for a command that was called or dropped */
 void fuse_uring_called(struct io_uring_cmd *cmd, unsigned int issue_flags)
 {
@@ -548,7 +548,9 @@ void fuse_uring_called(struct io_uring_cmd *cmd, unsigned int issue_flags)
 	if (unlikely(pdu->dropped)) {
 		fuse_uring_thread_put(thread);
 		fuse_uring_unlock(queue);
-		fuse_uring_dropped(cmd, issue_flags);
+		/* See fuse_uring_cancel() */
+		cmd->flags |= IORING_URING_CMD_CANCELABLE;
+		io_uring_cmd_done(cmd, pdu->ret, 0, issue_flags);
 		return;
 	}
 

@@ -10,14 +10,6 @@
 #include <linux/sched/task.h>
 #include <linux/slab.h>
 
-/* The process has ended, so nobody can commit what it holds */
-static bool fuse_uring_process_is_dead(const struct task_struct *task)
-{
-	return (READ_ONCE(task->flags) & PF_EXITING) &&
-		(READ_ONCE(task->signal->flags) & SIGNAL_GROUP_EXIT ||
-		 thread_group_empty((struct task_struct *)task));
-}
-
 /*
  * Allocate the thread of a command, for fuse_uring_thread_find().  The caller
  * pins the ring.  Returns NULL without memory.
@@ -201,14 +193,16 @@ void fuse_uring_slot_drop(struct fuse_uring_slot *slot, int ret)
  */
 void fuse_uring_slot_orphan(struct fuse_uring_slot *slot)
 {
-	bool dead = fuse_uring_process_is_dead(slot->thread->task);
+	struct task_struct *task = slot->thread->task;
+	bool dead = READ_ONCE(task->flags) & PF_EXITING &&
+		(READ_ONCE(task->signal->flags) & SIGNAL_GROUP_EXIT ||
+		 thread_group_empty(task));
 
 	fuse_uring_message_end(slot);
+	fuse_uring_slot_give_credit_back(slot);
 	if (dead && slot->buf_type != FUSE_URING_BUF_OWN) {
-		fuse_uring_slot_give_back(slot);
+		fuse_uring_pool_give(slot);
 		slot->payload_room = 0;
-	} else if (slot->kind != FUSE_URING_NR_KINDS) {
-		fuse_uring_slot_give_credit_back(slot);
 	}
 	fuse_uring_slot_move(slot, FUSE_URING_SLOT_HELD, FUSE_URING_SLOT_ORPHAN);
 }

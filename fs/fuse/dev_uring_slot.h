@@ -138,14 +138,6 @@ fuse_uring_call_more(struct fuse_uring_queue *queue)
 		fuse_uring_call_next(queue);
 }
 
-/* All slots but one, at least one */
-static inline void fuse_uring_set_credits(struct fuse_uring_queue *queue)
-{
-	unsigned int nr = queue->set[FUSE_URING_ORDINARY].nr_registered;
-
-	WRITE_ONCE(queue->credits, max(nr, 2U) - 1);
-}
-
 static inline void fuse_uring_slot_register(struct fuse_uring_slot *slot)
 {
 	struct fuse_uring_queue *queue = slot->queue;
@@ -154,9 +146,7 @@ static inline void fuse_uring_slot_register(struct fuse_uring_slot *slot)
 		return;
 
 	slot->registered = true;
-	queue->set[slot->is_control].nr_registered++;
-	fuse_uring_set_credits(queue);
-	if (queue->set[slot->is_control].nr_registered > 1)
+	if (queue->set[slot->is_control].nr_registered++)
 		return;
 	queue->changed = true;
 	if (!slot->is_control && !queue->stopped)
@@ -171,9 +161,7 @@ static inline void fuse_uring_slot_unregister(struct fuse_uring_slot *slot)
 		return;
 
 	slot->registered = false;
-	queue->set[slot->is_control].nr_registered--;
-	fuse_uring_set_credits(queue);
-	if (queue->set[slot->is_control].nr_registered)
+	if (--queue->set[slot->is_control].nr_registered)
 		return;
 	queue->changed = true;
 	if (!slot->is_control)
@@ -307,18 +295,10 @@ fuse_uring_slot_give_credit_back(struct fuse_uring_slot *slot)
 {
 	unsigned int *taken = &slot->queue->taken[slot->kind];
 
+	if (slot->kind == FUSE_URING_NR_KINDS)
+		return;
 	WRITE_ONCE(*taken, *taken - 1);
 	slot->kind = FUSE_URING_NR_KINDS;
-}
-
-/* Give back a slot's credit and its memory from the pool */
-static __always_inline void
-fuse_uring_slot_give_back(struct fuse_uring_slot *slot)
-{
-	if (likely(slot->kind != FUSE_URING_NR_KINDS))
-		fuse_uring_slot_give_credit_back(slot);
-	if (unlikely(slot->buf_type != FUSE_URING_BUF_OWN))
-		fuse_uring_pool_give(slot);
 }
 
 /* Detach the request, or NULL, from its slot.  Gives back credit and memory. */
@@ -330,7 +310,9 @@ fuse_uring_slot_release(struct fuse_uring_slot *slot)
 	lockdep_assert_held(&slot->queue->lock);
 
 	slot->req = NULL;
-	fuse_uring_slot_give_back(slot);
+	fuse_uring_slot_give_credit_back(slot);
+	if (unlikely(slot->buf_type != FUSE_URING_BUF_OWN))
+		fuse_uring_pool_give(slot);
 
 	return req;
 }

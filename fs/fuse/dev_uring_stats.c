@@ -9,12 +9,6 @@
 
 #include <linux/seq_file.h>
 
-/* Sums over all queues */
-struct fuse_uring_sums {
-	unsigned int live;
-	struct fuse_uring_queue_stats stats;
-};
-
 /* How long the oldest request has been pending, in ms */
 static unsigned int fuse_uring_pending_ms(struct fuse_uring_queue *queue)
 {
@@ -96,24 +90,23 @@ static void fuse_uring_show_slots(struct seq_file *m,
 	spin_unlock(&queue->lock);
 }
 
-static void fuse_uring_sum_queue(struct fuse_uring_sums *sums,
+static void fuse_uring_sum_queue(struct fuse_uring_queue_stats *sums,
 				 struct fuse_uring_queue *queue)
 {
 	spin_lock(&queue->lock);
-	sums->live += queue->live;
-	sums->stats.synchronous += queue->stats.synchronous;
-	sums->stats.background += queue->stats.background;
-	sums->stats.noreply += queue->stats.noreply;
-	sums->stats.waits += queue->stats.waits;
-	sums->stats.spills += queue->stats.spills;
+	sums->synchronous += queue->stats.synchronous;
+	sums->background += queue->stats.background;
+	sums->noreply += queue->stats.noreply;
+	sums->waits += queue->stats.waits;
+	sums->spills += queue->stats.spills;
 	spin_unlock(&queue->lock);
 }
 
 static void fuse_uring_show(struct seq_file *m, struct fuse_conn *fc,
 			    struct fuse_uring *uring)
 {
-	unsigned int qid, nr_forgets, nr_interrupts, nr_unclaimed;
-	struct fuse_uring_sums sums = { };
+	unsigned int qid, nr_live = 0, nr_forgets, nr_interrupts, nr_unclaimed;
+	struct fuse_uring_queue_stats sums = { };
 	u64 forgets, interrupts;
 
 	/* A ring that has ended has no threads */
@@ -128,11 +121,13 @@ static void fuse_uring_show(struct seq_file *m, struct fuse_conn *fc,
 	interrupts = uring->messages.stat_interrupts;
 	spin_unlock(&fc->iq.lock);
 
-	for (qid = 0; qid < uring->nr_queues; qid++)
+	for (qid = 0; qid < uring->nr_queues; qid++) {
+		nr_live += READ_ONCE(uring->queues[qid]->live);
 		fuse_uring_sum_queue(&sums, uring->queues[qid]);
+	}
 
 	seq_printf(m, "queues %u\n", uring->nr_queues);
-	seq_printf(m, "queues_live %u\n", sums.live);
+	seq_printf(m, "queues_live %u\n", nr_live);
 	seq_printf(m, "user_buffers %u\n", uring->user);
 	seq_printf(m, "queue_depth %u\n", uring->queue_depth);
 	seq_printf(m, "queue_background %u\n", uring->max_background);
@@ -141,11 +136,11 @@ static void fuse_uring_show(struct seq_file *m, struct fuse_conn *fc,
 	seq_printf(m, "small_size %u\n", uring->user ? 0 : uring->small_size);
 	seq_printf(m, "pool_size %llu\n", uring->nr_chunks ?
 		   uring->mmap_size - uring->pool_offset : 0);
-	seq_printf(m, "requests_ring %llu\n", sums.stats.synchronous +
-		   sums.stats.background + sums.stats.noreply);
-	seq_printf(m, "requests_ring_sync %llu\n", sums.stats.synchronous);
-	seq_printf(m, "requests_ring_async %llu\n", sums.stats.background);
-	seq_printf(m, "requests_ring_noreply %llu\n", sums.stats.noreply);
+	seq_printf(m, "requests_ring %llu\n",
+		   sums.synchronous + sums.background + sums.noreply);
+	seq_printf(m, "requests_ring_sync %llu\n", sums.synchronous);
+	seq_printf(m, "requests_ring_async %llu\n", sums.background);
+	seq_printf(m, "requests_ring_noreply %llu\n", sums.noreply);
 	seq_printf(m, "requests_held %u\n", nr_unclaimed);
 	seq_printf(m, "forgets_ring %llu\n", forgets);
 	seq_printf(m, "interrupts_ring %llu\n", interrupts);
@@ -153,8 +148,8 @@ static void fuse_uring_show(struct seq_file *m, struct fuse_conn *fc,
 	seq_printf(m, "interrupts_pending %u\n", nr_interrupts);
 	seq_printf(m, "notifications_ring %lld\n",
 		   atomic64_read(&fc->uring_notifications));
-	seq_printf(m, "waits %llu\n", sums.stats.waits);
-	seq_printf(m, "spills %llu\n", sums.stats.spills);
+	seq_printf(m, "waits %llu\n", sums.waits);
+	seq_printf(m, "spills %llu\n", sums.spills);
 
 	for (qid = 0; qid < uring->nr_queues; qid++)
 		fuse_uring_show_queue(m, uring->queues[qid]);
