@@ -117,43 +117,40 @@ static int fuse_uring_fetch(struct io_uring_cmd *cmd,
 	return err;
 }
 
-/*
- * Take a small reply and park the command without unlocking the queue between.
- * Returns false if that is for fuse_uring_commit().  Else unlocks the queue,
- * which may be freed then.
- */
+/* Copy a reply that fuse_uring_commit_small() can take, or return false */
 static __always_inline bool
-fuse_uring_commit_small(struct io_uring_cmd *cmd, struct fuse_uring_slot *slot,
-			struct fuse_uring_thread *thread, int error,
-			u32 payload_sz, unsigned int issue_flags)
+fuse_uring_copy_small(struct fuse_uring_slot *slot,
+		      const struct fuse_uring_thread *thread, int error,
+		      u32 payload_sz)
 {
-	struct fuse_uring_queue *queue = slot->queue;
 	struct fuse_req *req = slot->req;
-	unsigned int qid, index;
 
 	/* The end of a background request sends the next one */
-	if (unlikely(!req || test_bit(FR_BACKGROUND, &req->flags) ||
-		     slot->thread != thread || slot->detached ||
-		     queue->nr_pending))
-		return false;
-	if (!error && !fuse_uring_copy_out_small(slot, req->args, payload_sz))
-		return false;
+	return likely(req && !test_bit(FR_BACKGROUND, &req->flags) &&
+		      slot->thread == thread && !slot->detached &&
+		      !slot->queue->nr_pending) &&
+		(error || fuse_uring_copy_out_small(slot, req->args, payload_sz));
+}
+
+/* End a request and park the command without unlocking the queue between */
+static __always_inline void
+fuse_uring_commit_small(struct io_uring_cmd *cmd, struct fuse_uring_slot *slot,
+			int error, u32 payload_sz, unsigned int issue_flags)
+	__releases(&slot->queue->lock)
+{
+	const unsigned int qid = slot->queue->qid, index = slot->index;
+	struct fuse_req *req = fuse_uring_slot_release(slot);
 
 	fuse_uring_set_result(req, error, payload_sz);
 	clear_bit(FR_SENT, &req->flags);
 	WRITE_ONCE(req->uring_queue, NULL);
-	trace_fuse_uring_commit(req, queue->qid, slot->index);
-	qid = queue->qid;
-	index = slot->index;
-	fuse_uring_slot_release(slot);
-	fuse_uring_prepare(cmd, slot, thread, issue_flags);
+	trace_fuse_uring_commit(req, qid, index);
+	fuse_uring_prepare(cmd, slot, slot->thread, issue_flags);
 	fuse_uring_park(slot, cmd, FUSE_URING_SLOT_HELD);
-	fuse_uring_unlock(queue);
+	fuse_uring_unlock(slot->queue);
 
 	trace_fuse_uring_end(req, qid, index);
 	fuse_request_end(req);
-
-	return true;
 }
 
 /*
@@ -202,9 +199,11 @@ fuse_uring_try_commit(struct io_uring_cmd *cmd, struct fuse_conn *fc,
 	if (unlikely(slot->is_control))
 		return fuse_uring_commit_control(cmd, slot, thread, error,
 						 issue_flags);
-	if (likely(fuse_uring_commit_small(cmd, slot, thread, error,
-					   payload_sz, issue_flags)))
+	if (likely(fuse_uring_copy_small(slot, thread, error, payload_sz))) {
+		fuse_uring_commit_small(cmd, slot, error, payload_sz,
+					issue_flags);
 		return -EIOCBQUEUED;
+	}
 	return fuse_uring_commit(cmd, slot, thread, error, payload_sz,
 				 issue_flags);
 unlock:

@@ -290,8 +290,11 @@ static void fuse_uring_balance_kind(struct fuse_uring_queue *from,
 
 	/* The queues of the same node in the first round, others in the second */
 	for (i = 1; i < 2 * nr && READ_ONCE(from->nr_pending); i++) {
+		bool near, first_round = i < nr;
+
 		to = uring->queues[(from->qid + i) % nr];
-		if (to == from || (to->node == from->node) != (i < nr))
+		near = to->node == from->node;
+		if (to == from || near != first_round)
 			continue;
 		while (fuse_uring_can_help(to, kind, any) &&
 		       fuse_uring_balance_one(from, to, kind)) {
