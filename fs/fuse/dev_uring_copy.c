@@ -18,12 +18,11 @@
 static noinline int fuse_uring_copy_in_payload(struct fuse_uring_slot *slot,
 					       struct fuse_req *req)
 {
-	const u32 size = req->uring_in_size;
+	struct fuse_copy_state cs __uninitialized;
 	unsigned int skip = req->uring_has_op;
 	struct fuse_args *args = req->args;
-	struct fuse_copy_state cs __uninitialized;
 
-	fuse_copy_init_kaddr(&cs, 1, req, slot->payload, size);
+	fuse_copy_init_kaddr(&cs, 1, req, slot->payload, req->uring_in_size);
 	return fuse_copy_args(&cs, args->in_numargs - skip, args->in_pages,
 			      (struct fuse_arg *)args->in_args + skip, 0);
 }

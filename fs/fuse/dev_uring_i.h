@@ -510,10 +510,7 @@ static inline bool fuse_uring_has_op_header(const struct fuse_args *args)
 	}
 }
 
-/*
- * The payload area needs room for what is sent, and for the reply.  Also chooses
- * the list on which the request waits.  @flags: those of @req
- */
+/* The room a request needs, and the list on which it waits.  @flags: its own */
 static __always_inline void fuse_uring_measure(const struct fuse_uring *uring,
 					       struct fuse_req *req,
 					       const unsigned long flags)

@@ -87,9 +87,10 @@ void fuse_uring_messages_call(struct fuse_uring *uring, bool again)
 		return;
 	}
 	/* A busy thread may be blocked, and take a message all the same */
-	if (!fuse_uring_call_any(uring, queue, true) &&
-	    (!again || time_after_eq(jiffies, msgs->since + HZ / 2)))
-		fuse_uring_call_any(uring, queue, false);
+	if (again && (fuse_uring_call_any(uring, queue, true) ||
+		      time_before(jiffies, msgs->since + HZ / 2)))
+		return;
+	fuse_uring_call_any(uring, queue, false);
 }
 
 /* Only a hint when fiq->lock is not held */

@@ -290,11 +290,8 @@ static void fuse_uring_balance_kind(struct fuse_uring_queue *from,
 
 	/* The queues of the same node in the first round, others in the second */
 	for (i = 1; i < 2 * nr && READ_ONCE(from->nr_pending); i++) {
-		bool near, first_round = i < nr;
-
 		to = uring->queues[(from->qid + i) % nr];
-		near = to->node == from->node;
-		if (to == from || near != first_round)
+		if (to == from || (to->node == from->node ? i >= nr : i < nr))
 			continue;
 		while (fuse_uring_can_help(to, kind, any) &&
 		       fuse_uring_balance_one(from, to, kind)) {
@@ -681,10 +678,7 @@ void fuse_uring_resend(struct fuse_conn *fc)
 	spin_unlock(&fiq->lock);
 }
 
-/*
- * For callers that know of a death before the ring does.  Returns whether a
- * thread is left.
- */
+/* Find threads that have ended.  Returns whether others are left. */
 bool fuse_uring_reap(struct fuse_uring *uring)
 {
 	bool served = false;

@@ -165,14 +165,10 @@ static int fuse_uring_stats_show(struct seq_file *m, void *v)
 		[FUSE_URING_DEV_INTERRUPT]	= "interrupts",
 		[FUSE_URING_DEV_NOTIFICATION]	= "notifications",
 	};
-	struct fuse_conn *fc = fuse_ctl_file_conn_get((struct file *)m->file);
-	struct fuse_uring *uring;
+	struct fuse_conn *fc = m->private;
+	struct fuse_uring *uring = fuse_uring_get(fc);
 	unsigned int i;
 
-	if (!fc)
-		return -ENODEV;
-
-	uring = fuse_uring_get(fc);
 	seq_printf(m, "promised %u\n", READ_ONCE(fc->uring_user));
 	for (i = 0; i < FUSE_URING_DEV_NR; i++)
 		seq_printf(m, "%s_dev %lld\n", names[i],
@@ -185,19 +181,29 @@ static int fuse_uring_stats_show(struct seq_file *m, void *v)
 	} else {
 		seq_puts(m, "queues 0\nqueues_live 0\n");
 	}
-	fuse_conn_put(fc);
 
 	return 0;
 }
 
 static int fuse_uring_stats_open(struct inode *inode, struct file *file)
 {
-	return single_open(file, fuse_uring_stats_show, NULL);
+	struct fuse_conn *fc = fuse_ctl_file_conn_get(file);
+	int err = fc ? single_open(file, fuse_uring_stats_show, fc) : -ENODEV;
+
+	if (fc && err)
+		fuse_conn_put(fc);
+	return err;
+}
+
+static int fuse_uring_stats_release(struct inode *inode, struct file *file)
+{
+	fuse_conn_put(((struct seq_file *)file->private_data)->private);
+	return single_release(inode, file);
 }
 
 const struct file_operations fuse_uring_stats_ops = {
 	.open		= fuse_uring_stats_open,
 	.read		= seq_read,
 	.llseek		= seq_lseek,
-	.release	= single_release,
+	.release	= fuse_uring_stats_release,
 };
