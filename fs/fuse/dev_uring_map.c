@@ -363,7 +363,7 @@ bool fuse_uring_map_update(struct fuse_uring *uring)
 			live[nr_all++] = qid;
 	}
 	uring->active = nr_all;
-	if (!nr_all)
+	if (!nr_all || !changed)
 		return changed;
 	fuse_uring_stand_in(uring, 0, uring->nr_queues, live, nr_all, stand_in);
 
@@ -389,5 +389,5 @@ bool fuse_uring_map_update(struct fuse_uring *uring)
 		WRITE_ONCE(uring->cpu_map[cpu], stand_in[uring->cpu_home[cpu]]);
 	fuse_uring_map_lend(uring, nr_all);
 
-	return changed;
+	return true;
 }

@@ -161,7 +161,8 @@ void fuse_uring_messages_update(struct fuse_uring *uring)
 	else if (!active && msgs->active)
 		fuse_uring_messages_return(uring);
 	WRITE_ONCE(msgs->active, active);
-	fuse_uring_messages_call(uring, false);
+	if (!atomic_read(&msgs->nr_called))
+		fuse_uring_messages_call(uring, false);
 }
 
 /*
