@@ -3,7 +3,7 @@
 # ACCEL=kvm|tcg chooses QEMU's accelerator, FU_NO_INSTALL=1 never installs a package.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint shell export clean vmtest mail flaky affinity locks bigvm interop arch
+.PHONY: help run test lint shell export clean vmtest mail profile flaky affinity locks bigvm interop arch
 
 help: ## list the verbs
 	@sed -nE 's/^([a-z]+): ## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
@@ -31,6 +31,9 @@ vmtest: ## run only some selftests in the VM: make vmtest TESTS="a b" KERNEL=deb
 
 flaky: ## the selftests ten times beside other load, and once with one CPU: make flaky RUNS=3 TESTS="a b" (hours)
 	@scripts/flaky.sh $(if $(RUNS),--runs $(RUNS)) $(TESTS)
+
+profile: ## instructions of a request by kernel function and in programs: scripts/profile.sh ring:stat for one
+	@scripts/profile.sh
 
 affinity: ## count context switches and wake-ups from other CPUs per request
 	@scripts/affinity.sh
