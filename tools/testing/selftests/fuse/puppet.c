@@ -20,6 +20,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "proto.h"
 #include "puppet.h"
 
 #define BUFFER_SIZE	(256UL * getpagesize() + (1 << 17))
@@ -891,7 +892,7 @@ int puppet_answer(struct puppet *p, const struct puppet_req *req)
 		return puppet_reply(p, req, 0, NULL, 0);
 	case FUSE_POLL:
 		/* Else io_uring asks again, many times for each read */
-		return puppet_reply(p, req, -ENOSYS, NULL, 0);
+		return puppet_reply(p, req, PROTO_NO_SUCH_OP, NULL, 0);
 	default:
 		return puppet_reply(p, req, -EOPNOTSUPP, NULL, 0);
 	}
