@@ -156,6 +156,7 @@ static inline bool fuse_uring_remove_pending(struct fuse_req *req,
 static inline struct fuse_req *
 fuse_uring_find_interrupted(struct fuse_conn *fc, u64 unique)
 { return NULL; }
+static inline void fuse_uring_update(struct fuse_conn *fc) { }
 static inline void fuse_uring_abort(struct fuse_conn *fc) { }
 static inline void fuse_uring_release(struct fuse_conn *fc) { }
 static inline void fuse_uring_resend(struct fuse_conn *fc) { }

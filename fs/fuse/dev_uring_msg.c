@@ -123,12 +123,13 @@ static void fuse_uring_messages_adopt(struct fuse_uring *uring)
 	struct fuse_iqueue *fiq = &uring->fc->iq;
 	struct fuse_forget_link *link;
 
+	if (!fuse_uring_messages_wait(msgs))
+		WRITE_ONCE(msgs->since, jiffies);
 	list_splice_tail_init(&fiq->interrupts, &msgs->interrupts);
 	for (link = fiq->forget_list_head.next; link; link = link->next)
 		msgs->nr_forgets++;
 	fuse_uring_forgets_move(&fiq->forget_list_head, &fiq->forget_list_tail,
 				&msgs->forgets_tail);
-	msgs->since = jiffies;
 }
 
 static void fuse_uring_messages_return(struct fuse_uring *uring)
@@ -156,9 +157,9 @@ void fuse_uring_messages_update(struct fuse_uring *uring)
 	for (qid = 0; uring->nr_control && qid < uring->nr_queues && !active; qid++)
 		active = READ_ONCE(uring->queues[qid]->set[FUSE_URING_CONTROL].nr_registered);
 
-	if (active && !msgs->active)
+	if (active)
 		fuse_uring_messages_adopt(uring);
-	else if (!active && msgs->active)
+	else if (msgs->active)
 		fuse_uring_messages_return(uring);
 	WRITE_ONCE(msgs->active, active);
 	if (!atomic_read(&msgs->nr_called))
@@ -214,35 +215,35 @@ bool fuse_uring_queue_forget(struct fuse_iqueue *fiq,
 	return true;
 }
 
-/* As fuse_uring_queue_forget(), for the interrupt of a request */
+/* Let an interrupt wait for a control slot, false if it goes to /dev/fuse */
 bool fuse_uring_queue_interrupt(struct fuse_iqueue *fiq, struct fuse_req *req)
 {
 	struct fuse_conn *fc = container_of(fiq, struct fuse_conn, iq);
-	struct fuse_uring *uring = fuse_uring_locked(fc);
-	struct fuse_uring_messages *msgs;
+	struct fuse_uring *uring;
+	bool active;
 
-	if (!uring || !uring->messages.active)
-		return false;
-
+	spin_lock(&fiq->lock);
+	uring = fuse_uring_locked(fc);
+	active = uring && uring->messages.active;
 	/* The server has to hold it.  Else it is told when it does again. */
-	if (!list_empty(&req->intr_entry) || !test_bit(FR_SENT, &req->flags))
-		return true;
+	if (active && list_empty(&req->intr_entry) &&
+	    test_bit(FR_SENT, &req->flags)) {
+		if (!fuse_uring_messages_wait(&uring->messages))
+			WRITE_ONCE(uring->messages.since, jiffies);
+		list_add_tail(&req->intr_entry, &uring->messages.interrupts);
+		/*
+		 * Pairs with smp_mb() implied by test_and_set_bit() from
+		 * fuse_request_end().
+		 */
+		smp_mb();
+		if (test_bit(FR_FINISHED, &req->flags))
+			list_del_init(&req->intr_entry);
+		else
+			fuse_uring_messages_call(uring, false);
+	}
+	spin_unlock(&fiq->lock);
 
-	msgs = &uring->messages;
-	if (!fuse_uring_messages_wait(msgs))
-		WRITE_ONCE(msgs->since, jiffies);
-	list_add_tail(&req->intr_entry, &msgs->interrupts);
-	/*
-	 * Pairs with smp_mb() implied by test_and_set_bit() from
-	 * fuse_request_end().
-	 */
-	smp_mb();
-	if (test_bit(FR_FINISHED, &req->flags))
-		list_del_init(&req->intr_entry);
-	else
-		fuse_uring_messages_call(uring, false);
-
-	return true;
+	return active;
 }
 
 /* Take the next message.  Called under fiq->lock. */

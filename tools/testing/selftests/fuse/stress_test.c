@@ -428,11 +428,15 @@ FIXTURE_TEARDOWN(cycles)
 {
 }
 
-/* What else goes on meanwhile: a fraction of that, as measured. */
+/*
+ * What else goes on meanwhile: a fraction of that, as measured.  Now and then it
+ * is more, but a leak is there each time.
+ */
 #define MEM_NOISE_KIB	(2 * 1024)
+#define MEM_TRIES	3
 
 /* Mount, load, SIGKILL: nothing stays behind. */
-TEST_F_TIMEOUT(cycles, leave_nothing, 3 * TEST_TIMEOUT)
+TEST_F_TIMEOUT(cycles, leave_nothing, 5 * TEST_TIMEOUT)
 {
 	const char *env = getenv("FUSE_TEST_CYCLES");
 	unsigned int i, j, cycles = env ? atoi(env) : variant->cycles;
@@ -440,9 +444,11 @@ TEST_F_TIMEOUT(cycles, leave_nothing, 3 * TEST_TIMEOUT)
 	int tasks = 0, conns = 0, conn;
 	long vmalloc = 0, percpu = 0, requests = 0, available = 0;
 	struct requester r[3];
+	unsigned int tries = MEM_TRIES;
 	pid_t pid = -1;
 	__u64 end;
 
+again:
 	for (i = 0; i < cycles; i++) {
 		if (i == warm) {
 			tasks = count_tasks();
@@ -482,6 +488,11 @@ TEST_F_TIMEOUT(cycles, leave_nothing, 3 * TEST_TIMEOUT)
 		(!kernel_debugs() &&
 		 available_kib() < available - MEM_NOISE_KIB)))
 		sleep_ms(10);
+	if (!kernel_debugs() && available_kib() < available - MEM_NOISE_KIB &&
+	    --tries) {
+		TH_LOG("%ld KiB less, once more", available - available_kib());
+		goto again;
+	}
 	EXPECT_EQ(tasks, count_tasks());
 	EXPECT_EQ(conns, count_dir(TEST_FUSECTL));
 	/* A queue's memory is some 300 KiB at the least, and mapped. */
