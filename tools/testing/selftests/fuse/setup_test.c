@@ -1086,6 +1086,8 @@ static int request_kernel_read(const void *path)
 
 TEST_F(kernel_read, of_two_mebibytes)
 {
+	int ret;
+
 	if (read_module(-1) && errno == EBADF)
 		kernel_read = read_module;
 	else if (read_kernel(-1) && errno == EBADF)
@@ -1094,7 +1096,11 @@ TEST_F(kernel_read, of_two_mebibytes)
 		SKIP(return, "neither CONFIG_MODULES nor CONFIG_KEXEC_FILE");
 	ASSERT_EQ(0, requester_start(&self->r, request_kernel_read,
 				     TEST_MNT "/f2"));
-	EXPECT_EQ(ENOEXEC, puppet_serve(&self->p, &self->r));
+	ret = puppet_serve(&self->p, &self->r);
+	/* It was read, and is no image: arm64 and s390x have a word of their own for that. */
+	if (kernel_read == read_kernel && ret == EINVAL)
+		ret = ENOEXEC;
+	EXPECT_EQ(ENOEXEC, ret);
 	if (variant->transport == TRANSPORT_RING)
 		EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
 }
