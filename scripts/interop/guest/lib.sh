@@ -49,6 +49,8 @@ requests() {
 	total=$(hits fuse/fuse_request_send connection "$1")
 	if [ -f "$stats" ]; then
 		ring=$(sed -n 's/^requests_ring //p' "$stats") dev=$(sed -n 's/^requests_dev //p' "$stats")
+		# A ring that was promised and never came has no requests.
+		ring=${ring:-0}
 	elif [ -e $tracing/events/kprobes/interop_ring ]; then
 		for probe in interop_ring interop_ring_bg; do
 			n=$(hits kprobes/$probe common_type '[0-9]*')
