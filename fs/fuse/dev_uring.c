@@ -7,7 +7,9 @@
 #include "dev_uring_i.h"
 
 #include <linux/backing-dev.h>
+#include <linux/compat.h>
 #include <linux/module.h>
+#include <linux/nospec.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
@@ -17,12 +19,16 @@ module_param(enable_uring, bool, 0644);
 MODULE_PARM_DESC(enable_uring,
 		 "Allow FUSE servers to set up io_uring communication");
 
-/* mmap2() of a 32-bit task reaches this far */
-#define FUSE_URING_MAX_OFFSET		BIT_ULL(44)
+/* mmap2() of a 32-bit task reaches twice as far: half is for later use */
+#define FUSE_URING_MAX_OFFSET		BIT_ULL(43)
 
 #define FUSE_URING_DEFAULT_DEPTH	8
 
-/* Waiting for locked memory to be given back, HZ / 50 each */
+/* Locked memory is not spent on larger payloads while queues are missing */
+#define FUSE_URING_MODEST_PAYLOAD	(128U * 1024)
+
+/* Waiting for rings that end, in jiffies, and HZ / 50 for dead servers' */
+#define FUSE_URING_ENDING_WAIT		(HZ / 5)
 #define FUSE_URING_ENOBUFS_TRIES	10
 
 /* Smallest payload area with user buffers, in bytes */
@@ -45,6 +51,10 @@ MODULE_PARM_DESC(enable_uring,
 struct workqueue_struct *fuse_uring_wq;
 /* Ends rings, which may have to wait for notifications */
 struct workqueue_struct *fuse_uring_end_wq;
+
+/* Rings whose last reference is gone, but not their memory */
+static atomic_t fuse_uring_nr_ending = ATOMIC_INIT(0);
+static DECLARE_WAIT_QUEUE_HEAD(fuse_uring_ended);
 
 /* Free what the statistics needed */
 static void fuse_uring_free(struct fuse_uring *uring)
@@ -89,6 +99,8 @@ static void fuse_uring_end_work(struct work_struct *work)
 {
 	fuse_uring_teardown(container_of(to_rcu_work(work), struct fuse_uring,
 					 end_work));
+	if (atomic_dec_and_test(&fuse_uring_nr_ending))
+		wake_up_all(&fuse_uring_ended);
 }
 
 /* Returns the ring of a connection with a reference, or NULL */
@@ -108,8 +120,10 @@ struct fuse_uring *fuse_uring_get(struct fuse_conn *fc)
 /* The last reference frees the ring after a grace period */
 void fuse_uring_put(struct fuse_uring *uring)
 {
-	if (refcount_dec_and_test(&uring->ref))
+	if (refcount_dec_and_test(&uring->ref)) {
+		atomic_inc(&fuse_uring_nr_ending);
 		queue_rcu_work(fuse_uring_end_wq, &uring->end_work);
+	}
 }
 
 /*
@@ -234,7 +248,7 @@ static struct fuse_uring *fuse_uring_alloc(struct fuse_conn *fc,
 	uring->control_offset = setup->payload_offset +
 		(u64)uring->queue_depth * uring->small_size;
 	uring->pool_offset = setup->pool_offset;
-	uring->mmap_size = setup->mmap_size;
+	uring->granted = *setup;
 
 	return fuse_uring_alloc_queues(uring, fuse_uring_map_build(uring, own));
 }
@@ -270,46 +284,124 @@ static unsigned int fuse_uring_max_payload(struct fuse_conn *fc)
 	return max(size, FUSE_URING_MIN_PAYLOAD);
 }
 
+/*
+ * A CPU mask of @len bytes at @addr, as for sched_setaffinity(2).  Returns 0 or
+ * -EFAULT.
+ */
+static int fuse_uring_get_mask(struct cpumask *mask, u64 addr, u32 len)
+{
+	cpumask_var_t words;
+	int err = 0;
+
+	if (!zalloc_cpumask_var(&words, GFP_KERNEL))
+		return -ENOMEM;
+	if (copy_from_user(words, u64_to_user_ptr(addr),
+			   min_t(size_t, len, cpumask_size())))
+		err = -EFAULT;
+	else if (in_compat_syscall())
+		bitmap_from_arr32(cpumask_bits(mask), (u32 *)words, nr_cpu_ids);
+	else
+		cpumask_copy(mask, words);
+	free_cpumask_var(words);
+
+	return err;
+}
+
+/* Bytes of a mask of all CPUs */
+static unsigned int fuse_uring_mask_size(void)
+{
+	return in_compat_syscall() ? BITS_TO_U32(nr_cpu_ids) * sizeof(u32) :
+		BITS_TO_LONGS(nr_cpu_ids) * sizeof(long);
+}
+
+/* As for sched_getaffinity(2).  @len is enough, and the rest is cleared. */
+static int fuse_uring_put_mask(const struct cpumask *mask, u64 addr, u32 len)
+{
+	unsigned int size = fuse_uring_mask_size();
+	cpumask_var_t words;
+	int err = 0;
+
+	if (!zalloc_cpumask_var(&words, GFP_KERNEL))
+		return -ENOMEM;
+	if (in_compat_syscall())
+		bitmap_to_arr32((u32 *)words, cpumask_bits(mask), nr_cpu_ids);
+	else
+		cpumask_copy(words, mask);
+	if (copy_to_user(u64_to_user_ptr(addr), words, size) ||
+	    clear_user(u64_to_user_ptr(addr + size), len - size))
+		err = -EFAULT;
+	free_cpumask_var(words);
+
+	return err;
+}
+
 /* Possible CPUs that the server wants queues for */
 static int fuse_uring_get_cpus(const struct fuse_uring_setup *setup,
 			       struct cpumask *own)
 {
-	unsigned int cpu, len = BITS_TO_BYTES(nr_cpu_ids);
-	u8 *cpus;
+	int err;
 
-	cpumask_copy(own, cpu_possible_mask);
-	if (!setup->cpus_len)
+	if (!setup->cpus_len) {
+		cpumask_copy(own, cpu_possible_mask);
 		return setup->cpus ? -EINVAL : 0;
+	}
+	err = fuse_uring_get_mask(own, setup->cpus, setup->cpus_len);
+	if (err)
+		return err;
 
-	len = min(len, setup->cpus_len);
-	cpus = memdup_user(u64_to_user_ptr(setup->cpus), len);
-	if (IS_ERR(cpus))
-		return PTR_ERR(cpus);
-
-	for_each_possible_cpu(cpu)
-		if (cpu / 8 >= len || !(cpus[cpu / 8] & 1 << cpu % 8))
-			cpumask_clear_cpu(cpu, own);
-	kfree(cpus);
-
-	return cpumask_empty(own) ? -EINVAL : 0;
+	return cpumask_and(own, own, cpu_possible_mask) ? 0 : -ENXIO;
 }
 
-/* Sizes of the slots' own areas and of the pool */
-static int fuse_uring_negotiate_pool(struct fuse_uring_setup *setup,
-				     unsigned int max_payload)
+/* Fields of struct fuse_uring_setup that are answers only */
+static bool fuse_uring_asks_only(const struct fuse_uring_setup *setup)
+{
+	const size_t from = offsetof(struct fuse_uring_setup, features);
+
+	return !setup->header_stride &&
+		!memchr_inv((void *)setup + from, 0, sizeof(*setup) - from);
+}
+
+static unsigned int fuse_uring_payload_limit(void)
+{
+	return max_t(unsigned int, FUSE_URING_MIN_PAYLOAD,
+		     FUSE_MAX_MAX_PAGES << PAGE_SHIFT);
+}
+
+/* Check what the server asks for; 0 leaves it to the kernel */
+static int fuse_uring_check_setup(struct fuse_conn *fc,
+				  const struct fuse_uring_setup *setup,
+				  unsigned int nr_cpus)
+{
+	unsigned int limit = fuse_uring_payload_limit();
+
+	if (setup->nr_queues > nr_cpus)
+		return -ENXIO;
+	if (setup->queue_depth > FUSE_URING_MAX_QUEUE_DEPTH ||
+	    setup->nr_control > FUSE_URING_MAX_CONTROL ||
+	    setup->payload_size > limit ||
+	    setup->small_size > limit + FUSE_URING_PAYLOAD_SLACK)
+		return -ERANGE;
+	if (setup->payload_size && setup->payload_size < FUSE_URING_MIN_PAYLOAD)
+		return -ERANGE;
+	/* The connection may have larger requests */
+	if (setup->payload_size && fc->conn_init &&
+	    PAGE_ALIGN(setup->payload_size) < fuse_uring_max_payload(fc))
+		return -EMSGSIZE;
+
+	return 0;
+}
+
+/* Sizes of the slots' own areas, and of the pool: @nr_buffers unless asked */
+static int fuse_uring_layout_pool(struct fuse_uring_setup *setup,
+				  unsigned int nr_buffers)
 {
 	u64 area = setup->payload_size + FUSE_URING_PAYLOAD_SLACK;
 	u64 buffer = round_up(area, FUSE_URING_CHUNK_SIZE);
 	u64 full = setup->queue_depth * buffer;
 
-	if (!setup->small_size)
-		setup->small_size = PAGE_SIZE;
-	if (setup->small_size > max_payload + FUSE_URING_PAYLOAD_SLACK)
-		return -EINVAL;
-	setup->small_size = PAGE_ALIGN(setup->small_size);
-
+	setup->small_size = PAGE_ALIGN(setup->small_size ?: PAGE_SIZE);
 	if (!setup->pool_size)
-		setup->pool_size = min(full, FUSE_URING_DEFAULT_BUFFERS * buffer);
+		setup->pool_size = min(full, nr_buffers * buffer);
 	if (setup->small_size >= setup->payload_size ||
 	    setup->pool_size >= full) {
 		setup->small_size = area;
@@ -319,61 +411,31 @@ static int fuse_uring_negotiate_pool(struct fuse_uring_setup *setup,
 
 	if (setup->pool_size < FUSE_URING_MIN_BUFFERS * buffer ||
 	    setup->pool_size > 2 * buffer + FUSE_URING_MAX_POOL)
-		return -EINVAL;
+		return -ERANGE;
 	setup->pool_size = round_down(setup->pool_size, FUSE_URING_CHUNK_SIZE);
 
 	return 0;
 }
 
-/* Check the setup, and replace what the server asked for by what it gets */
-static int fuse_uring_negotiate(struct fuse_conn *fc,
-				struct fuse_uring_setup *setup,
-				unsigned int nr_cpus)
+/* Replace what the server asked for by what it gets */
+static int fuse_uring_layout(struct fuse_uring_setup *setup,
+			     unsigned int nr_buffers)
 {
-	unsigned int max_payload = max_t(unsigned int, FUSE_URING_MIN_PAYLOAD,
-					 FUSE_MAX_MAX_PAGES << PAGE_SHIFT);
 	int err;
-
-	if (setup->flags ||
-	    memchr_inv(setup->reserved, 0, sizeof(setup->reserved)))
-		return -EINVAL;
-
-	if (!setup->nr_queues)
-		setup->nr_queues = nr_cpus;
-	if (setup->nr_queues > nr_cpus || setup->nr_queues > U16_MAX)
-		return -EINVAL;
-
-	if (!setup->queue_depth)
-		setup->queue_depth = FUSE_URING_DEFAULT_DEPTH;
-	if (setup->queue_depth > FUSE_URING_MAX_QUEUE_DEPTH)
-		return -EINVAL;
 
 	if (!setup->nr_background)
 		setup->nr_background = DIV_ROUND_UP(setup->queue_depth, 2);
 	if (setup->nr_background > setup->queue_depth)
-		return -EINVAL;
-
-	if (setup->nr_control > FUSE_URING_MAX_CONTROL)
-		return -EINVAL;
+		return -ERANGE;
 	/* One for forgets, one for interrupts */
 	if (setup->nr_control == 1)
 		setup->nr_control = 2;
-
-	if (!setup->payload_size)
-		setup->payload_size = fuse_uring_max_payload(fc);
-	if (setup->payload_size < FUSE_URING_MIN_PAYLOAD ||
-	    setup->payload_size > max_payload)
-		return -EINVAL;
 	setup->payload_size = PAGE_ALIGN(setup->payload_size);
-
-	err = fuse_uring_negotiate_pool(setup, max_payload);
+	err = fuse_uring_layout_pool(setup, nr_buffers);
 	if (err)
 		return err;
 
-	setup->features = FUSE_URING_FEAT_INIT | FUSE_URING_FEAT_NOTIFY |
-		FUSE_URING_FEAT_DETACH | FUSE_URING_FEAT_RESTART;
 	setup->header_stride = FUSE_URING_HEADER_STRIDE;
-	setup->header_offset = 0;
 	setup->payload_offset = PAGE_ALIGN((u64)setup->header_stride *
 					   (setup->queue_depth +
 					    setup->nr_control));
@@ -386,9 +448,102 @@ static int fuse_uring_negotiate(struct fuse_conn *fc,
 	/* Headers tell offsets in 32 bits */
 	if (setup->mmap_size > U32_MAX ||
 	    setup->nr_queues * setup->queue_stride > FUSE_URING_MAX_OFFSET)
-		return -EINVAL;
+		return -EFBIG;
 
 	return 0;
+}
+
+/*
+ * Bytes that the kernel's choices may take: half of what the caller may lock,
+ * so that there is room for other mounts.  A replaced ring is given back.
+ */
+static u64 fuse_uring_budget(struct fuse_conn *fc, u64 room)
+{
+	struct fuse_uring *old;
+	u64 total = room;
+
+	if (room == U64_MAX)
+		return room;
+
+	old = fuse_uring_get(fc);
+	if (old) {
+		total += old->nr_queues * old->granted.mmap_size;
+		fuse_uring_put(old);
+	}
+
+	return min(room, total / 2);
+}
+
+/*
+ * Lay the ring out, with the kernel's choice for all that was left to it: as
+ * much as fits in the memory that the caller may lock.  Large payloads give way
+ * to queues, then queues to payloads.
+ */
+static int fuse_uring_negotiate(struct fuse_conn *fc,
+				struct fuse_uring_setup *setup,
+				unsigned int nr_cpus)
+{
+	const u64 room = fuse_uring_mem_room();
+	const u64 budget = fuse_uring_budget(fc, room);
+	const struct fuse_uring_setup asked = *setup;
+	unsigned int payload, floor, nr_buffers = FUSE_URING_DEFAULT_BUFFERS;
+	int err;
+
+	payload = asked.payload_size ?: fuse_uring_max_payload(fc);
+	floor = payload;
+	if (!asked.payload_size && !asked.pool_size && !fc->conn_init)
+		floor = min(payload, FUSE_URING_MODEST_PAYLOAD);
+
+	for (;;) {
+		*setup = asked;
+		setup->payload_size = payload;
+		setup->nr_queues = asked.nr_queues ?: min(nr_cpus, U16_MAX);
+		setup->queue_depth = asked.queue_depth ?:
+			FUSE_URING_DEFAULT_DEPTH;
+		err = fuse_uring_layout(setup, nr_buffers);
+		if (err || setup->mmap_size <= div_u64(budget, setup->nr_queues))
+			return err;
+
+		if (nr_buffers > FUSE_URING_MIN_BUFFERS) {
+			nr_buffers--;
+		} else if (payload > floor) {
+			payload = max(payload / 2, floor);
+			nr_buffers = FUSE_URING_DEFAULT_BUFFERS;
+		} else {
+			break;
+		}
+	}
+
+	if (!asked.nr_queues)
+		setup->nr_queues = max(div64_u64(budget, setup->mmap_size), 1ULL);
+	if (setup->nr_queues * setup->mmap_size <= room)
+		return 0;
+
+	/* The smallest there is; if that is too much, allocation fails */
+	setup->pool_size = asked.pool_size;
+	setup->small_size = asked.small_size;
+	if (!asked.payload_size && !asked.pool_size && !fc->conn_init)
+		setup->payload_size = FUSE_URING_MIN_PAYLOAD;
+	if (!asked.queue_depth)
+		setup->queue_depth = asked.nr_background ?: 1;
+	setup->nr_background = asked.nr_background;
+
+	return fuse_uring_layout(setup, nr_buffers);
+}
+
+/* What is the same for all rings */
+static void fuse_uring_tell_limits(struct fuse_uring_setup *setup)
+{
+	setup->size = sizeof(*setup);
+	setup->features = FUSE_URING_FEAT_INIT | FUSE_URING_FEAT_NOTIFY |
+		FUSE_URING_FEAT_DETACH | FUSE_URING_FEAT_RESTART;
+	setup->max_queue_depth = FUSE_URING_MAX_QUEUE_DEPTH;
+	setup->max_control = FUSE_URING_MAX_CONTROL;
+	setup->max_notify = FUSE_URING_MAX_NOTIFY;
+	setup->min_payload = FUSE_URING_MIN_PAYLOAD;
+	setup->max_payload = fuse_uring_payload_limit();
+	setup->pool_chunk = FUSE_URING_CHUNK_SIZE;
+	setup->max_pool = FUSE_URING_MAX_POOL;
 }
 
 /* Whether a living thread serves the connection's ring.  Only to fail early. */
@@ -414,7 +569,7 @@ static int fuse_uring_check_publish(struct fuse_conn *fc,
 		return -EBUSY;
 	if (fc->conn_init && !uring->user &&
 	    uring->payload_size < fuse_uring_max_payload(fc))
-		return -EINVAL;
+		return -EMSGSIZE;
 	if (old && !fuse_uring_retire(old, uring))
 		return -EBUSY;
 	return 0;
@@ -512,17 +667,33 @@ static int fuse_uring_setup(struct fuse_conn *fc,
 			    struct fuse_uring_setup *setup, void __user *argp,
 			    struct cpumask *own)
 {
+	const struct fuse_uring_setup asked = *setup;
+	const size_t usize = min_t(size_t, setup->size, sizeof(*setup));
 	struct fuse_uring *uring;
-	u32 usize = setup->size;
 	unsigned int tries;
 	int err;
 
+	if (setup->flags & ~FUSE_URING_SETUP_QUERY)
+		return -EOPNOTSUPP;
+	if (!fuse_uring_asks_only(setup))
+		return -EINVAL;
+	/* What they have locked may be needed */
+	if (fuse_uring_mem_room() != U64_MAX &&
+	    wait_event_killable_timeout(fuse_uring_ended,
+					!atomic_read(&fuse_uring_nr_ending),
+					FUSE_URING_ENDING_WAIT) < 0)
+		return -EINTR;
+
 	err = fuse_uring_get_cpus(setup, own);
+	if (!err)
+		err = fuse_uring_check_setup(fc, setup, cpumask_weight(own));
+	if (!err)
+		err = fuse_uring_negotiate(fc, setup, cpumask_weight(own));
 	if (err)
 		return err;
-	err = fuse_uring_negotiate(fc, setup, cpumask_weight(own));
-	if (err)
-		return err;
+	fuse_uring_tell_limits(setup);
+	if (asked.flags & FUSE_URING_SETUP_QUERY)
+		return copy_to_user(argp, setup, usize) ? -EFAULT : 0;
 
 	uring = fuse_uring_alloc(fc, setup, own);
 	/* Rings that have ended may not be freed yet: that takes a moment */
@@ -531,14 +702,18 @@ static int fuse_uring_setup(struct fuse_conn *fc,
 		schedule_timeout_killable(HZ / 50);
 		if (fatal_signal_pending(current))
 			return -EINTR;
+		*setup = asked;
+		err = fuse_uring_negotiate(fc, setup, cpumask_weight(own));
+		if (err)
+			return err;
+		fuse_uring_tell_limits(setup);
 		uring = fuse_uring_alloc(fc, setup, own);
 	}
 	if (IS_ERR(uring))
 		return PTR_ERR(uring);
 
 	/* A failure must not leave a ring behind: copy before publishing */
-	setup->size = sizeof(*setup);
-	if (copy_to_user(argp, setup, min_t(size_t, usize, sizeof(*setup))))
+	if (copy_to_user(argp, setup, usize))
 		err = -EFAULT;
 	else
 		err = fuse_uring_publish(fc, uring);
@@ -570,7 +745,8 @@ static long fuse_uring_ioctl_setup(struct fuse_dev *fud, void __user *argp)
 	fc = fud->fc;
 	if (!READ_ONCE(fc->connected))
 		return -ENOTCONN;
-	if (READ_ONCE(fc->uring_user) || fuse_uring_in_use(fc))
+	if (!(setup.flags & FUSE_URING_SETUP_QUERY) &&
+	    (READ_ONCE(fc->uring_user) || fuse_uring_in_use(fc)))
 		return -EBUSY;
 
 	if (!alloc_cpumask_var(&own, GFP_KERNEL))
@@ -581,55 +757,81 @@ static long fuse_uring_ioctl_setup(struct fuse_dev *fud, void __user *argp)
 	return err;
 }
 
+/* Tell a server that takes the ring over what its setup has granted */
+static long fuse_uring_get_info(struct fuse_uring *uring, void __user *argp)
+{
+	struct fuse_uring_setup info;
+	size_t usize;
+	int err;
+
+	err = fuse_uring_copy_struct(&info, sizeof(info),
+				     FUSE_URING_SETUP_SIZE_VER0, argp);
+	if (err)
+		return err;
+	usize = min_t(size_t, info.size, sizeof(info));
+	if (info.flags)
+		return -EOPNOTSUPP;
+	info.size = 0;
+	if (memchr_inv(&info, 0, sizeof(info)))
+		return -EINVAL;
+	if (uring->user)
+		return -ENXIO;
+
+	return copy_to_user(argp, &uring->granted, usize) ? -EFAULT : 0;
+}
+
 static long fuse_uring_get_queue_info(struct fuse_uring *uring,
 				      void __user *argp)
 {
-	unsigned int cpu, len = BITS_TO_BYTES(nr_cpu_ids);
+	unsigned int cpu, len = fuse_uring_mask_size();
 	struct fuse_uring_queue_info info;
 	struct fuse_uring_queue *queue;
-	u32 usize, ulen;
-	u8 *cpus = NULL;
+	cpumask_var_t cpus;
+	size_t usize;
+	u32 ulen;
 	int err;
 
 	err = fuse_uring_copy_struct(&info, sizeof(info),
 				     FUSE_URING_QUEUE_INFO_SIZE_VER0, argp);
 	if (err)
 		return err;
-	if (info.flags || info.qid >= uring->nr_queues ||
+	if (info.flags)
+		return -EOPNOTSUPP;
+	if (info.node || info.nr_cpus ||
 	    memchr_inv(info.reserved, 0, sizeof(info.reserved)))
 		return -EINVAL;
+	if (info.qid >= uring->nr_queues)
+		return -ENXIO;
 
-	usize = info.size;
+	usize = min_t(size_t, info.size, sizeof(info));
 	ulen = info.cpus_len;
-	queue = uring->queues[info.qid];
+	queue = uring->queues[array_index_nospec(info.qid, uring->nr_queues)];
 	info.size = sizeof(info);
 	info.node = queue->node;
 	info.nr_cpus = queue->nr_cpus;
 	info.cpus_len = len;
 
 	if (ulen >= len) {
-		cpus = kzalloc(len, GFP_KERNEL);
-		if (!cpus)
+		if (!zalloc_cpumask_var(&cpus, GFP_KERNEL))
 			return -ENOMEM;
 		for_each_possible_cpu(cpu)
 			if (uring->cpu_home[cpu] == queue->qid)
-				cpus[cpu / 8] |= 1 << (cpu % 8);
-		if (copy_to_user(u64_to_user_ptr(info.cpus), cpus, len) ||
-		    clear_user(u64_to_user_ptr(info.cpus + len), ulen - len))
-			err = -EFAULT;
-		kfree(cpus);
+				cpumask_set_cpu(cpu, cpus);
+		err = fuse_uring_put_mask(cpus, info.cpus, ulen);
+		free_cpumask_var(cpus);
 	} else if (ulen) {
 		err = -ENOSPC;
 	}
 
-	if (err != -EFAULT &&
-	    copy_to_user(argp, &info, min_t(size_t, usize, sizeof(info))))
+	if ((!err || err == -ENOSPC) && copy_to_user(argp, &info, usize))
 		err = -EFAULT;
 
 	return err;
 }
 
-static long fuse_uring_ioctl_queue_info(struct fuse_dev *fud, void __user *argp)
+/* The ioctls that need a ring */
+static long fuse_uring_ioctl_info(struct fuse_dev *fud, unsigned int cmd,
+				  void __user *argp)
 {
 	struct fuse_uring *uring = fud ? fuse_uring_get(fud->fc) : NULL;
 	long err;
@@ -637,7 +839,10 @@ static long fuse_uring_ioctl_queue_info(struct fuse_dev *fud, void __user *argp)
 	if (!uring)
 		return -ENXIO;
 
-	err = fuse_uring_get_queue_info(uring, argp);
+	if (_IOC_NR(cmd) == _IOC_NR(FUSE_DEV_IOC_URING_INFO))
+		err = fuse_uring_get_info(uring, argp);
+	else
+		err = fuse_uring_get_queue_info(uring, argp);
 	fuse_uring_put(uring);
 
 	return err;
@@ -658,7 +863,8 @@ long fuse_uring_ioctl(struct file *file, unsigned int cmd, void __user *argp)
 	case _IOC_NR(FUSE_DEV_IOC_URING_SETUP):
 		return fuse_uring_ioctl_setup(fud, argp);
 	case _IOC_NR(FUSE_DEV_IOC_URING_QUEUE_INFO):
-		return fuse_uring_ioctl_queue_info(fud, argp);
+	case _IOC_NR(FUSE_DEV_IOC_URING_INFO):
+		return fuse_uring_ioctl_info(fud, cmd, argp);
 	default:
 		return -ENOTTY;
 	}
@@ -690,9 +896,11 @@ int fuse_uring_mmap(struct file *file, struct vm_area_struct *vma)
 		return err;
 
 	if (!uring->user) {
-		qid = div64_u64(offset, uring->mmap_size);
-		if (qid >= uring->nr_queues || qid * uring->mmap_size != offset ||
-		    vma->vm_end - vma->vm_start != uring->mmap_size)
+		u64 size = uring->granted.mmap_size;
+
+		qid = div64_u64(offset, size);
+		if (qid >= uring->nr_queues || qid * size != offset ||
+		    vma->vm_end - vma->vm_start != size)
 			err = -EINVAL;
 		else
 			err = fuse_uring_mem_map(uring->queues[qid]->mem, vma);

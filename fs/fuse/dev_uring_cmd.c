@@ -14,12 +14,13 @@
 static __always_inline int
 fuse_uring_read_reply(struct fuse_uring_slot *slot, int *error, u32 *payload_sz)
 {
-	struct fuse_uring_req_header *hdr = slot->hdr;
+	struct fuse_uring_slot_header *hdr = slot->hdr;
 	struct fuse_out_header *oh = (struct fuse_out_header *)hdr->in_out;
-	u64 unique;
+	u64 unique, flags;
 
+	flags = READ_ONCE(hdr->flags);
 	*error = READ_ONCE(oh->error);
-	*payload_sz = READ_ONCE(hdr->ring_ent_in_out.payload_sz);
+	*payload_sz = READ_ONCE(hdr->payload_sz);
 
 	if (likely(slot->req)) {
 		unique = slot->req->in.h.unique;
@@ -28,10 +29,10 @@ fuse_uring_read_reply(struct fuse_uring_slot *slot, int *error, u32 *payload_sz)
 		*payload_sz = 0;
 	} else {
 		/* No reply expected */
-		return 0;
+		return flags ? -EINVAL : 0;
 	}
 
-	if (READ_ONCE(oh->unique) != unique)
+	if (flags | (READ_ONCE(oh->unique) ^ unique))
 		return -EINVAL;
 	if (*error <= -512 || *error > 0)
 		return -EINVAL;
@@ -44,12 +45,12 @@ fuse_uring_read_reply(struct fuse_uring_slot *slot, int *error, u32 *payload_sz)
 }
 
 /* Read each field once: the server can still write to the SQE */
-static __always_inline struct fuse_uring_req_cmd
+static __always_inline struct fuse_uring_slot_cmd
 fuse_uring_read_cmd(struct io_uring_cmd *cmd)
 {
-	const struct fuse_uring_req_cmd *shared = io_uring_sqe_cmd(cmd->sqe);
+	const struct fuse_uring_slot_cmd *shared = io_uring_sqe_cmd(cmd->sqe);
 
-	return (struct fuse_uring_req_cmd) {
+	return (struct fuse_uring_slot_cmd) {
 		.commit_id = READ_ONCE(shared->commit_id),
 		.qid = READ_ONCE(shared->qid),
 		.slot = READ_ONCE(shared->slot),
@@ -60,7 +61,7 @@ fuse_uring_read_cmd(struct io_uring_cmd *cmd)
 /* Returns NULL if there is no such slot, see fuse_uring_slot_error() */
 static __always_inline struct fuse_uring_slot *
 fuse_uring_find_slot(const struct fuse_uring *uring,
-		     struct fuse_uring_req_cmd ureq)
+		     struct fuse_uring_slot_cmd ureq)
 {
 	struct fuse_uring_queue *queue;
 	unsigned int nr_slots;
@@ -69,8 +70,7 @@ fuse_uring_find_slot(const struct fuse_uring *uring,
 		return NULL;
 	/* No slots with user buffers */
 	nr_slots = fuse_uring_nr_slots(uring);
-	if (unlikely(ureq.flags || ureq.qid >= uring->nr_queues ||
-		     ureq.slot >= nr_slots))
+	if (unlikely(ureq.qid >= uring->nr_queues || ureq.slot >= nr_slots))
 		return NULL;
 	queue = uring->queues[array_index_nospec(ureq.qid, uring->nr_queues)];
 
@@ -81,9 +81,7 @@ static int fuse_uring_slot_error(struct fuse_conn *fc)
 {
 	if (!READ_ONCE(fc->connected))
 		return -ENOTCONN;
-	if (READ_ONCE(fc->uring_user))
-		return -EBUSY;
-	return fuse_uring_exists(fc) ? -EINVAL : -EOPNOTSUPP;
+	return READ_ONCE(fc->uring_user) ? -EBUSY : -ENXIO;
 }
 
 /* FUSE_URING_REQ_FETCH: arm a slot */
@@ -156,11 +154,11 @@ fuse_uring_commit_small(struct io_uring_cmd *cmd, struct fuse_uring_slot *slot,
 /*
  * FUSE_URING_REQ_COMMIT_AND_FETCH.  RCU, and then the held slot, pin the ring.
  * Returns -EAGAIN if the thread is not known to the queue and @new is not
- * usable, or NULL.
+ * usable.  With NULL for @new it takes the usual way only, or returns -EAGAIN.
  */
 static __always_inline int
 fuse_uring_try_commit(struct io_uring_cmd *cmd, struct fuse_conn *fc,
-		      struct fuse_uring_req_cmd ureq,
+		      struct fuse_uring_slot_cmd ureq,
 		      struct fuse_uring_thread **new, unsigned int issue_flags)
 {
 	struct fuse_uring_thread *thread;
@@ -168,6 +166,11 @@ fuse_uring_try_commit(struct io_uring_cmd *cmd, struct fuse_conn *fc,
 	struct fuse_uring_slot *slot;
 	u32 payload_sz;
 	int err, error;
+
+	if (unlikely(ureq.flags && !new))
+		return -EAGAIN;
+	if (new && ureq.flags & ~FUSE_URING_COMMIT_ONLY)
+		return -EOPNOTSUPP;
 
 	rcu_read_lock();
 	slot = fuse_uring_find_slot(fuse_uring_rcu(fc), ureq);
@@ -196,6 +199,11 @@ fuse_uring_try_commit(struct io_uring_cmd *cmd, struct fuse_conn *fc,
 			goto unlock;
 	}
 
+	if (new && ureq.flags & FUSE_URING_COMMIT_ONLY) {
+		slot->detached = true;
+		slot->commit_only = true;
+		fuse_uring_slot_unregister(slot);
+	}
 	if (unlikely(slot->is_control))
 		return fuse_uring_commit_control(cmd, slot, thread, error,
 						 issue_flags);
@@ -211,12 +219,12 @@ unlock:
 	return err;
 }
 
-/* Commit by another thread than the one that has taken the request */
+/* Commit with flags, or by another thread than the one that has the request */
 static noinline int fuse_uring_commit_other(struct io_uring_cmd *cmd,
 					    struct fuse_conn *fc,
 					    unsigned int issue_flags)
 {
-	const struct fuse_uring_req_cmd ureq = fuse_uring_read_cmd(cmd);
+	const struct fuse_uring_slot_cmd ureq = fuse_uring_read_cmd(cmd);
 	struct fuse_uring_thread *new = NULL;
 	int ret;
 
@@ -234,31 +242,46 @@ static noinline int fuse_uring_commit_other(struct io_uring_cmd *cmd,
 	return ret;
 }
 
+/* FETCH, NOTIFY and DETACH */
 static int fuse_uring_do_cmd(struct io_uring_cmd *cmd, struct fuse_uring *uring,
 			     unsigned int issue_flags)
 {
-	struct fuse_uring_req_cmd ureq = fuse_uring_read_cmd(cmd);
-	struct fuse_uring_slot *slot = fuse_uring_find_slot(uring, ureq);
+	struct fuse_uring_slot_cmd ureq = fuse_uring_read_cmd(cmd);
+	struct fuse_uring_slot *slot;
 
+	if (ureq.flags)
+		return -EOPNOTSUPP;
+	if (uring->user)
+		return fuse_uring_slot_error(uring->fc);
+	if (ureq.commit_id ||
+	    (ureq.slot && cmd->cmd_op != FUSE_URING_REQ_FETCH) ||
+	    (ureq.qid && cmd->cmd_op == FUSE_URING_REQ_NOTIFY))
+		return -EINVAL;
+	if (cmd->cmd_op == FUSE_URING_REQ_NOTIFY)
+		return fuse_uring_notify(cmd, uring, issue_flags);
+
+	slot = fuse_uring_find_slot(uring, ureq);
 	if (!slot)
 		return fuse_uring_slot_error(uring->fc);
-
-	switch (cmd->cmd_op) {
-	case FUSE_URING_REQ_FETCH:
-		if (ureq.commit_id)
-			return -EINVAL;
+	if (cmd->cmd_op == FUSE_URING_REQ_FETCH)
 		return fuse_uring_fetch(cmd, slot, issue_flags);
+
+	fuse_uring_queue_detach(slot->queue);
+	return READ_ONCE(slot->queue->stopped) ? -ENOTCONN : 0;
+}
+
+static bool fuse_uring_knows(u32 cmd_op)
+{
+	switch (cmd_op) {
+	case FUSE_IO_URING_CMD_REGISTER:
+	case FUSE_IO_URING_CMD_COMMIT_AND_FETCH:
+	case FUSE_URING_REQ_FETCH:
+	case FUSE_URING_REQ_COMMIT_AND_FETCH:
 	case FUSE_URING_REQ_NOTIFY:
-		if (ureq.commit_id || ureq.qid || ureq.slot)
-			return -EINVAL;
-		return fuse_uring_notify(cmd, uring, issue_flags);
 	case FUSE_URING_REQ_DETACH:
-		if (ureq.commit_id || ureq.slot)
-			return -EINVAL;
-		fuse_uring_queue_detach(slot->queue);
-		return READ_ONCE(slot->queue->stopped) ? -ENOTCONN : 0;
+		return true;
 	default:
-		return -EOPNOTSUPP;
+		return false;
 	}
 }
 
@@ -288,8 +311,11 @@ static noinline int fuse_uring_other_cmd(struct io_uring_cmd *cmd,
 			fuse_uring_cancel(cmd);
 		return 0;
 	}
+	if (!fuse_uring_knows(cmd->cmd_op))
+		return fud && READ_ONCE(fud->fc->uring_user) ? -EINVAL :
+			-EOPNOTSUPP;
 	if (!fud)
-		return -EOPNOTSUPP;
+		return -ENOTCONN;
 
 	/* io-wq does not hold the lock under which commands are cancelled */
 	if (issue_flags & IO_URING_F_UNLOCKED &&

@@ -11,6 +11,12 @@
 #include <linux/sched/signal.h>
 #include <linux/uaccess.h>
 
+/* Both lie over the same bytes */
+static_assert(sizeof(struct fuse_uring_slot_header) ==
+	      sizeof(struct fuse_uring_req_header));
+static_assert(offsetof(struct fuse_uring_slot_header, payload_sz) ==
+	      offsetof(struct fuse_uring_req_header, ring_ent_in_out.payload_sz));
+
 /*
  * Not inlined: the copy state on the stack is cleared, which costs time that
  * requests without payload should not spend.

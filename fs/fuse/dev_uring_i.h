@@ -149,7 +149,7 @@ struct fuse_uring_slot {
 	 * request.  User buffers: in the server's memory, set by REGISTER.
 	 */
 	union {
-		struct fuse_uring_req_header *hdr;
+		struct fuse_uring_slot_header *hdr;
 		struct fuse_uring_req_header __user *user_hdr;
 	};
 	union {
@@ -169,6 +169,7 @@ struct fuse_uring_slot {
 	u8 kind;		/* counted in queue->taken, NR_KINDS: nowhere */
 	bool registered;	/* keeps its queue live */
 	bool detached;		/* disarm it when it is committed */
+	bool commit_only;	/* detached by FUSE_URING_COMMIT_ONLY */
 	u8 buf_type;		/* enum fuse_uring_buf_type */
 	u16 nr_chunks;		/* BUF_SHARED only */
 	u32 payload_room;	/* bytes */
@@ -357,7 +358,6 @@ struct fuse_uring {
 	unsigned int nr_chunks;		/* shared part of a pool, 0: no pool */
 	unsigned int max_shared;	/* slots with chunks at a time */
 	/* Layout of a queue's memory */
-	u64 mmap_size;
 	u64 payload_offset;		/* areas of ordinary slots */
 	u64 control_offset;		/* areas of control slots */
 	u64 pool_offset;		/* sync and writeback buffer, chunks */
@@ -379,10 +379,19 @@ struct fuse_uring {
 	struct list_head unclaimed;
 	struct work_struct balancer;	/* finds threads for overdue requests */
 	struct rcu_work end_work;	/* frees all but the statistics */
+	struct fuse_uring_setup granted;	/* for FUSE_DEV_IOC_URING_INFO */
 
 	struct fuse_uring_queue *queues[] ____cacheline_aligned_in_smp
 		__counted_by(nr_queues);
 };
+
+/* Limits of FUSE_DEV_IOC_URING_SETUP, of REGISTER, and of NOTIFY */
+#define FUSE_URING_MAX_QUEUE_DEPTH	4096
+#define FUSE_URING_MAX_CONTROL		64
+#define FUSE_URING_MAX_NOTIFY		512
+#define FUSE_URING_MIN_PAYLOAD		(68U * 1024)
+#define FUSE_URING_POOL_CHUNK		(16U * 1024)
+#define FUSE_URING_MAX_POOL		(64ULL * 1024 * 1024)
 
 /* Room for names, extensions and structures beside the file data */
 #define FUSE_URING_PAYLOAD_SLACK	PAGE_SIZE
@@ -397,7 +406,7 @@ static inline unsigned int fuse_uring_nr_slots(const struct fuse_uring *uring)
 
 /* The headers of two slots share no cache line */
 #define FUSE_URING_HEADER_STRIDE \
-	ALIGN(sizeof(struct fuse_uring_req_header), SMP_CACHE_BYTES)
+	ALIGN(sizeof(struct fuse_uring_slot_header), SMP_CACHE_BYTES)
 
 /* The payload area of a control slot, and the forgets it has room for */
 #define FUSE_URING_CONTROL_AREA		PAGE_SIZE
@@ -566,6 +575,7 @@ static inline u64 fuse_uring_commit_id(struct fuse_uring_queue *queue)
 extern struct workqueue_struct *fuse_uring_wq, *fuse_uring_end_wq;
 
 /* dev_uring_mem.c */
+u64 fuse_uring_mem_room(void);
 struct fuse_uring_mem *fuse_uring_mem_alloc(u64 size, int node);
 void fuse_uring_mem_put(struct fuse_uring_mem *mem);
 int fuse_uring_mem_map(struct fuse_uring_mem *mem, struct vm_area_struct *vma);

@@ -15,7 +15,21 @@
 #include <linux/slab.h>
 #include <linux/vmalloc.h>
 
-/* Account to the user's locked memory, as io_uring does for ring buffers */
+/* Bytes that the caller may still lock */
+u64 fuse_uring_mem_room(void)
+{
+	unsigned long limit, locked;
+
+	if (capable(CAP_IPC_LOCK))
+		return U64_MAX;
+
+	limit = rlimit(RLIMIT_MEMLOCK) >> PAGE_SHIFT;
+	locked = atomic_long_read(&current_user()->locked_vm);
+
+	return (u64)(limit - min(limit, locked)) << PAGE_SHIFT;
+}
+
+/* Account to the user's locked memory */
 static int fuse_uring_mem_account(struct fuse_uring_mem *mem)
 {
 	unsigned long limit, locked, nr = mem->nr_pages;
@@ -84,9 +98,10 @@ struct fuse_uring_mem *fuse_uring_mem_alloc(u64 size, int node)
 	for (nr = 0; nr < mem->nr_pages; nr++) {
 		if (fatal_signal_pending(current))
 			goto err;
-		/* Fail rather than invoke the OOM killer */
-		page = alloc_pages_node(node, GFP_KERNEL_ACCOUNT | __GFP_ZERO |
-					__GFP_NOWARN | __GFP_RETRY_MAYFAIL, 0);
+		/* From the cpuset's nodes; no reason to invoke the OOM killer */
+		page = alloc_pages_node(node, GFP_USER | __GFP_ACCOUNT |
+					__GFP_ZERO | __GFP_NOWARN |
+					__GFP_RETRY_MAYFAIL, 0);
 		if (!page)
 			goto err;
 		mem->pages[nr] = page;

@@ -307,17 +307,16 @@ static bool fuse_uring_message_take(struct fuse_uring_slot *slot,
 static void fuse_uring_message_copy(struct fuse_uring_slot *slot,
 				    struct fuse_uring_message *msg)
 {
-	struct fuse_uring_req_header *hdr = slot->hdr;
-	struct fuse_uring_ent_in_out *ent = &hdr->ring_ent_in_out;
+	struct fuse_uring_slot_header *hdr = slot->hdr;
 	struct fuse_forget_one *one = slot->payload;
 	struct fuse_forget_link *link, *next;
 
 	memcpy(hdr->in_out, &msg->ih, sizeof(msg->ih));
-	ent->flags = 0;
-	ent->commit_id = slot->commit_id;
-	ent->payload_sz = 0;
-	ent->padding = slot->payload_offset;
-	ent->reserved = FUSE_URING_CONTROL_AREA;
+	hdr->flags = 0;
+	hdr->commit_id = slot->commit_id;
+	hdr->payload_sz = 0;
+	hdr->payload_offset = slot->payload_offset;
+	hdr->payload_room = FUSE_URING_CONTROL_AREA;
 
 	if (msg->kind == FUSE_URING_MSG_INTERRUPT) {
 		struct fuse_interrupt_in arg = { .unique = msg->interrupted };
@@ -333,7 +332,7 @@ static void fuse_uring_message_copy(struct fuse_uring_slot *slot,
 		struct fuse_batch_forget_in arg = { .count = msg->nr_forgets };
 
 		memcpy(hdr->op_in, &arg, sizeof(arg));
-		ent->payload_sz = msg->nr_forgets * sizeof(*one);
+		hdr->payload_sz = msg->nr_forgets * sizeof(*one);
 	}
 
 	for (link = msg->forgets; link; link = next) {
@@ -418,7 +417,7 @@ int fuse_uring_feed_control(struct fuse_uring_slot *slot,
 	if (queue->stopped) {
 		err = -ENOTCONN;
 	} else if (slot->message == FUSE_URING_MSG_NONE) {
-		err = -ECANCELED;
+		err = fuse_uring_slot_disarmed(slot);
 	} else {
 		slot->opcode = msg.ih.opcode;
 		slot->unique = msg.ih.unique;

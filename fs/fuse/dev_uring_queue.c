@@ -855,7 +855,7 @@ struct fuse_uring_queue *fuse_uring_queue_alloc(struct fuse_uring *uring,
 		goto out;
 	}
 
-	queue->mem = fuse_uring_mem_alloc(uring->mmap_size, node);
+	queue->mem = fuse_uring_mem_alloc(uring->granted.mmap_size, node);
 	err = PTR_ERR_OR_ZERO(queue->mem);
 	if (err)
 		queue->mem = NULL;

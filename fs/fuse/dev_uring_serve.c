@@ -238,8 +238,10 @@ static __always_inline int __fuse_uring_feed(struct fuse_uring_slot *slot,
 
 	for (;; done = true) {
 		err = -ECANCELED;
-		if (done && fuse_uring_slot_is_done(slot))
+		if (done && fuse_uring_slot_is_done(slot)) {
+			err = fuse_uring_slot_disarmed(slot);
 			break;
+		}
 
 		req = fuse_uring_take(slot);
 		if (!req) {
@@ -341,7 +343,7 @@ int fuse_uring_commit_error(struct fuse_uring_slot *slot)
 	if (slot->state == FUSE_URING_SLOT_COPY ||
 	    slot->state == FUSE_URING_SLOT_COMMIT)
 		return -EBUSY;
-	return -EINVAL;
+	return -ENOENT;
 }
 
 /* Called under queue->lock */

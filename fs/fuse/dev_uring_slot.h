@@ -225,8 +225,10 @@ __fuse_uring_slot_move(struct fuse_uring_slot *slot,
 	WARN_ON_ONCE(slot->state != from);
 	WARN_ON_ONCE(!fuse_uring_slot_may_move(from, to));
 
-	if (from == FUSE_URING_SLOT_IDLE)
+	if (from == FUSE_URING_SLOT_IDLE) {
 		slot->detached = false;
+		slot->commit_only = false;
+	}
 	if (from == FUSE_URING_SLOT_IDLE || from == FUSE_URING_SLOT_ORPHAN)
 		fuse_uring_slot_register(slot);
 
@@ -325,6 +327,12 @@ fuse_uring_slot_is_done(const struct fuse_uring_slot *slot)
 			slot->thread->ended);
 }
 
+/* Result of the command of a slot that was disarmed */
+static inline int fuse_uring_slot_disarmed(const struct fuse_uring_slot *slot)
+{
+	return slot->commit_only ? 0 : -ECANCELED;
+}
+
 /*
  * Let io_uring cancel a command.  Cancellation does not find it in a slot
  * before it is parked.
@@ -383,18 +391,17 @@ static __always_inline void
 fuse_uring_copy_headers(struct fuse_uring_slot *slot,
 			const struct fuse_req *req)
 {
-	struct fuse_uring_req_header *hdr = slot->hdr;
-	struct fuse_uring_ent_in_out *ent = &hdr->ring_ent_in_out;
+	struct fuse_uring_slot_header *hdr = slot->hdr;
 	const struct fuse_in_arg *op = &req->args->in_args[0];
 
 	memcpy(hdr->in_out, &req->in.h, sizeof(req->in.h));
 	if (req->uring_has_op)
 		fuse_uring_copy_op_header(hdr->op_in, op->value, op->size);
-	ent->flags = 0;
-	ent->commit_id = slot->commit_id;
-	ent->payload_sz = req->uring_in_size;
-	ent->padding = slot->payload_offset;
-	ent->reserved = slot->payload_room;
+	hdr->flags = 0;
+	hdr->commit_id = slot->commit_id;
+	hdr->payload_sz = req->uring_in_size;
+	hdr->payload_offset = slot->payload_offset;
+	hdr->payload_room = slot->payload_room;
 }
 
 /* As a server's struct fuse_out_header sets it */

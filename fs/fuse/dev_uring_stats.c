@@ -135,7 +135,7 @@ static void fuse_uring_show(struct seq_file *m, struct fuse_conn *fc,
 	seq_printf(m, "payload_size %u\n", uring->payload_size);
 	seq_printf(m, "small_size %u\n", uring->user ? 0 : uring->small_size);
 	seq_printf(m, "pool_size %llu\n", uring->nr_chunks ?
-		   uring->mmap_size - uring->pool_offset : 0);
+		   uring->granted.mmap_size - uring->pool_offset : 0);
 	seq_printf(m, "requests_ring %llu\n",
 		   sums.synchronous + sums.background + sums.noreply);
 	seq_printf(m, "requests_ring_sync %llu\n", sums.synchronous);

@@ -128,8 +128,7 @@ static int fuse_uring_try_user_commit(struct io_uring_cmd *cmd,
 	uring = fuse_uring_rcu(fc);
 	if (unlikely(!uring)) {
 		rcu_read_unlock();
-		return READ_ONCE(fc->connected) ? -ENOENT :
-			fuse_uring_gone(fc, true);
+		return fuse_uring_gone(fc, true);
 	}
 	queue = uring->queues[array_index_nospec(qid, uring->nr_queues)];
 	spin_lock(&queue->lock);

@@ -331,7 +331,7 @@ TEST_F(background, bad_replies_give_back)
 			/* The slot goes on. */
 			ASSERT_EQ(0, ret);
 		} else if (bad->ring) {
-			struct fuse_uring_req_cmd cmd = { .slot = bad->slot };
+			struct fuse_uring_slot_cmd cmd = { .slot = bad->slot };
 
 			ASSERT_EQ(0, ret);
 			do {

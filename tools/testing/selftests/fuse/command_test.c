@@ -59,9 +59,9 @@ static int hold(struct puppet *p, struct requester *r, struct puppet_req *req)
 	return ret;
 }
 
-static struct fuse_uring_req_cmd cmd_of(const struct puppet_req *req)
+static struct fuse_uring_slot_cmd cmd_of(const struct puppet_req *req)
 {
-	struct fuse_uring_req_cmd cmd = {
+	struct fuse_uring_slot_cmd cmd = {
 		.commit_id = req->commit_id,
 		.qid = req->qid,
 		.slot = req->slot,
@@ -142,7 +142,7 @@ TEST_F(command, commit_ids_differ)
 
 TEST_F(command, fetch_while_armed)
 {
-	struct fuse_uring_req_cmd cmd = { 0 };
+	struct fuse_uring_slot_cmd cmd = { 0 };
 	static struct puppet_req req;
 
 	EXPECT_EQ(-EBUSY, puppet_command_now(&self->p, FETCH, &cmd));
@@ -154,7 +154,7 @@ TEST_F(command, fetch_while_armed)
 
 TEST_F(command, fetch_while_held)
 {
-	struct fuse_uring_req_cmd cmd = { 0 };
+	struct fuse_uring_slot_cmd cmd = { 0 };
 	static struct puppet_req req;
 
 	ASSERT_EQ(0, hold(&self->p, &self->r, &req));
@@ -165,43 +165,45 @@ TEST_F(command, fetch_while_held)
 
 TEST_F(command, fetch_no_such_queue)
 {
-	struct fuse_uring_req_cmd cmd = { .qid = 1 };
+	struct fuse_uring_slot_cmd cmd = { .qid = 1 };
 	static struct puppet_req req;
 
-	EXPECT_EQ(-EINVAL, puppet_command_now(&self->p, FETCH, &cmd));
+	EXPECT_EQ(-ENXIO, puppet_command_now(&self->p, FETCH, &cmd));
 	cmd.qid = 0xffff;
-	EXPECT_EQ(-EINVAL, puppet_command_now(&self->p, FETCH, &cmd));
+	EXPECT_EQ(-ENXIO, puppet_command_now(&self->p, FETCH, &cmd));
 	ASSERT_EQ(0, hold(&self->p, &self->r, &req));
 	EXPECT_EQ(0, goes_on(&self->p, &self->r, &req));
 }
 
 TEST_F(command, fetch_no_such_slot)
 {
-	struct fuse_uring_req_cmd cmd = { .slot = 2 };
+	struct fuse_uring_slot_cmd cmd = { .slot = 2 };
 	static struct puppet_req req;
 
-	EXPECT_EQ(-EINVAL, puppet_command_now(&self->p, FETCH, &cmd));
+	EXPECT_EQ(-ENXIO, puppet_command_now(&self->p, FETCH, &cmd));
 	cmd.slot = 0xffff;
-	EXPECT_EQ(-EINVAL, puppet_command_now(&self->p, FETCH, &cmd));
+	EXPECT_EQ(-ENXIO, puppet_command_now(&self->p, FETCH, &cmd));
 	ASSERT_EQ(0, hold(&self->p, &self->r, &req));
 	EXPECT_EQ(0, goes_on(&self->p, &self->r, &req));
 }
 
 TEST_F(command, fetch_flags)
 {
-	struct fuse_uring_req_cmd cmd = { .flags = 1 };
+	struct fuse_uring_slot_cmd cmd = { .flags = 1 };
 	static struct puppet_req req;
 
-	EXPECT_EQ(-EINVAL, puppet_command_now(&self->p, FETCH, &cmd));
+	EXPECT_EQ(-EOPNOTSUPP, puppet_command_now(&self->p, FETCH, &cmd));
 	cmd.flags = 1U << 31;
-	EXPECT_EQ(-EINVAL, puppet_command_now(&self->p, FETCH, &cmd));
+	/* Whatever else is wrong. */
+	cmd.slot = 0xffff;
+	EXPECT_EQ(-EOPNOTSUPP, puppet_command_now(&self->p, FETCH, &cmd));
 	ASSERT_EQ(0, hold(&self->p, &self->r, &req));
 	EXPECT_EQ(0, goes_on(&self->p, &self->r, &req));
 }
 
 TEST_F(command, fetch_commit_id)
 {
-	struct fuse_uring_req_cmd cmd = { .commit_id = 1 };
+	struct fuse_uring_slot_cmd cmd = { .commit_id = 1 };
 	static struct puppet_req req;
 
 	EXPECT_EQ(-EINVAL, puppet_command_now(&self->p, FETCH, &cmd));
@@ -212,19 +214,19 @@ TEST_F(command, fetch_commit_id)
 /* Nothing was taken from the slot since it was armed. */
 TEST_F(command, commit_armed_slot)
 {
-	struct fuse_uring_req_cmd cmd = { .commit_id = 1 };
+	struct fuse_uring_slot_cmd cmd = { .commit_id = 1 };
 	static struct puppet_req req;
 
-	EXPECT_EQ(-EINVAL, puppet_command_now(&self->p, COMMIT, &cmd));
+	EXPECT_EQ(-ENOENT, puppet_command_now(&self->p, COMMIT, &cmd));
 	cmd.commit_id = 0;
-	EXPECT_EQ(-EINVAL, puppet_command_now(&self->p, COMMIT, &cmd));
+	EXPECT_EQ(-ENOENT, puppet_command_now(&self->p, COMMIT, &cmd));
 	ASSERT_EQ(0, hold(&self->p, &self->r, &req));
 	EXPECT_EQ(0, goes_on(&self->p, &self->r, &req));
 }
 
 TEST_F(command, commit_wrong_id)
 {
-	struct fuse_uring_req_cmd cmd;
+	struct fuse_uring_slot_cmd cmd;
 	static struct puppet_req req;
 	unsigned int bit;
 
@@ -233,48 +235,52 @@ TEST_F(command, commit_wrong_id)
 	for (bit = 0; bit < 64; bit++) {
 		cmd = cmd_of(&req);
 		cmd.commit_id ^= 1ULL << bit;
-		EXPECT_EQ(-EINVAL, puppet_command_now(&self->p, COMMIT, &cmd));
+		EXPECT_EQ(-ENOENT, puppet_command_now(&self->p, COMMIT, &cmd));
 	}
 	cmd.commit_id = 0;
-	EXPECT_EQ(-EINVAL, puppet_command_now(&self->p, COMMIT, &cmd));
+	EXPECT_EQ(-ENOENT, puppet_command_now(&self->p, COMMIT, &cmd));
 	EXPECT_FALSE(requester_ended(&self->r, NULL, 0));
 	EXPECT_EQ(0, goes_on(&self->p, &self->r, &req));
 }
 
 TEST_F(command, commit_wrong_slot)
 {
-	struct fuse_uring_req_cmd cmd;
+	struct fuse_uring_slot_cmd cmd;
 	static struct puppet_req req;
 
 	ASSERT_EQ(0, hold(&self->p, &self->r, &req));
 	puppet_fill_reply(&self->p, &req, -EIO, NULL, 0);
 	cmd = cmd_of(&req);
 	cmd.slot ^= 1;
-	EXPECT_EQ(-EINVAL, puppet_command_now(&self->p, COMMIT, &cmd));
+	EXPECT_EQ(-ENOENT, puppet_command_now(&self->p, COMMIT, &cmd));
 	cmd.slot = 2;
-	EXPECT_EQ(-EINVAL, puppet_command_now(&self->p, COMMIT, &cmd));
+	EXPECT_EQ(-ENXIO, puppet_command_now(&self->p, COMMIT, &cmd));
 	cmd = cmd_of(&req);
 	cmd.qid = 1;
-	EXPECT_EQ(-EINVAL, puppet_command_now(&self->p, COMMIT, &cmd));
+	EXPECT_EQ(-ENXIO, puppet_command_now(&self->p, COMMIT, &cmd));
 	EXPECT_EQ(0, goes_on(&self->p, &self->r, &req));
 }
 
 TEST_F(command, commit_flags)
 {
-	struct fuse_uring_req_cmd cmd;
+	struct fuse_uring_slot_cmd cmd;
 	static struct puppet_req req;
 
 	ASSERT_EQ(0, hold(&self->p, &self->r, &req));
 	puppet_fill_reply(&self->p, &req, -EIO, NULL, 0);
 	cmd = cmd_of(&req);
-	cmd.flags = 1;
-	EXPECT_EQ(-EINVAL, puppet_command_now(&self->p, COMMIT, &cmd));
+	cmd.flags = 2;
+	EXPECT_EQ(-EOPNOTSUPP, puppet_command_now(&self->p, COMMIT, &cmd));
+	cmd.flags = 1U << 31 | FUSE_URING_COMMIT_ONLY;
+	/* Whatever else is wrong. */
+	cmd.slot = 0xffff;
+	EXPECT_EQ(-EOPNOTSUPP, puppet_command_now(&self->p, COMMIT, &cmd));
 	EXPECT_EQ(0, goes_on(&self->p, &self->r, &req));
 }
 
 TEST_F(command, commit_twice)
 {
-	struct fuse_uring_req_cmd cmd;
+	struct fuse_uring_slot_cmd cmd;
 	static struct puppet_req req;
 	struct puppet *p = &self->p;
 
@@ -282,53 +288,102 @@ TEST_F(command, commit_twice)
 	ASSERT_EQ(0, puppet_answer(p, &req));
 	ASSERT_EQ(0, puppet_serve(p, &self->r));
 	cmd = cmd_of(&req);
-	EXPECT_EQ(-EINVAL, puppet_command_now(p, COMMIT, &cmd));
+	EXPECT_EQ(-ENOENT, puppet_command_now(p, COMMIT, &cmd));
 	/* Also when the slot holds the next request. */
 	ASSERT_EQ(0, hold(p, &self->r, &req));
 	cmd.slot = req.slot;
-	EXPECT_EQ(-EINVAL, puppet_command_now(p, COMMIT, &cmd));
+	EXPECT_EQ(-ENOENT, puppet_command_now(p, COMMIT, &cmd));
 	EXPECT_EQ(0, goes_on(p, &self->r, &req));
 }
 
 TEST_F(command, commit_large_payload)
 {
 	__u32 sizes[] = { 0, 0x80000000, ~0U };
-	struct fuse_uring_ent_in_out *ent;
-	struct fuse_uring_req_cmd cmd;
+	struct fuse_uring_slot_header *head;
+	struct fuse_uring_slot_cmd cmd;
 	static struct puppet_req req;
 	struct puppet *p = &self->p;
 	unsigned int i;
 
 	ASSERT_EQ(0, hold(p, &self->r, &req));
 	cmd = cmd_of(&req);
-	ent = &puppet_header(p, req.qid, req.slot)->ring_ent_in_out;
+	head = puppet_slot_header(p, req.qid, req.slot);
 	sizes[0] = req.capacity + 1;
 	for (i = 0; i < ARRAY_SIZE(sizes); i++) {
 		puppet_fill_reply(p, &req, 0, NULL, 0);
-		ent->payload_sz = sizes[i];
+		head->payload_sz = sizes[i];
 		EXPECT_EQ(-EINVAL, puppet_command_now(p, COMMIT, &cmd));
 	}
+	EXPECT_EQ(0, goes_on(p, &self->r, &req));
+}
+
+TEST_F(command, commit_header_flags)
+{
+	struct fuse_uring_slot_header *head;
+	struct fuse_uring_slot_cmd cmd;
+	static struct puppet_req req;
+	struct puppet *p = &self->p;
+	unsigned int bit;
+
+	ASSERT_EQ(0, hold(p, &self->r, &req));
+	cmd = cmd_of(&req);
+	head = puppet_slot_header(p, req.qid, req.slot);
+	EXPECT_EQ(0, head->flags);
+	for (bit = 0; bit < 64; bit++) {
+		puppet_fill_reply(p, &req, -EIO, NULL, 0);
+		head->flags = 1ULL << bit;
+		EXPECT_EQ(-EINVAL, puppet_command_now(p, COMMIT, &cmd));
+	}
+	head->flags = 0;
+	EXPECT_EQ(0, goes_on(p, &self->r, &req));
+}
+
+/* The reply is taken, and the slot is free until it is armed again. */
+TEST_F(command, commit_only)
+{
+	struct fuse_uring_slot_cmd cmd, fetch = { 0 };
+	static struct puppet_req req;
+	struct puppet *p = &self->p;
+	unsigned int i;
+
+	for (i = 0; i < 2; i++) {
+		ASSERT_EQ(0, hold(p, &self->r, &req));
+		cmd = cmd_of(&req);
+		cmd.flags = FUSE_URING_COMMIT_ONLY;
+		puppet_fill_reply(p, &req, -EIO, NULL, 0);
+		EXPECT_EQ(0, puppet_command_now(p, COMMIT, &cmd));
+		EXPECT_EQ(EIO, puppet_serve(p, &self->r));
+		EXPECT_EQ(-ENOENT, puppet_command_now(p, COMMIT, &cmd));
+		cmd.flags = 0;
+		EXPECT_EQ(-ENOENT, puppet_command_now(p, COMMIT, &cmd));
+		EXPECT_EQ(1 - i, ring_queue_stat(p->conn, 0, "parked"));
+	}
+	/* No slot is left: /dev/fuse, as after FUSE_URING_REQ_DETACH. */
+	EXPECT_EQ(0, ring_stat(p->conn, "queues_live"));
+
+	for (fetch.slot = 0; fetch.slot < 2; fetch.slot++)
+		ASSERT_EQ(0, puppet_command(p, FETCH, &fetch));
+	ASSERT_EQ(0, hold(p, &self->r, &req));
 	EXPECT_EQ(0, goes_on(p, &self->r, &req));
 }
 
 /* Where the payload lies is the kernel's choice: it does not read it back. */
 TEST_F(command, payload_offset_is_not_trusted)
 {
-	struct fuse_uring_ent_in_out *ent;
+	struct fuse_uring_slot_header *head;
 	struct fuse_attr_out attr = { .attr = {
 		.ino = 2, .mode = S_IFREG | 0600, .nlink = 1, .size = 4711 } };
-	struct fuse_uring_req_cmd cmd;
+	struct fuse_uring_slot_cmd cmd;
 	static struct puppet_req req;
 	struct puppet *p = &self->p;
 
 	ASSERT_EQ(0, hold(p, &self->r, &req));
 	cmd = cmd_of(&req);
 	puppet_fill_reply(p, &req, 0, &attr, sizeof(attr));
-	ent = &puppet_header(p, req.qid, req.slot)->ring_ent_in_out;
-	ent->padding = ~0U;
-	ent->reserved = ~0ULL;
-	ent->commit_id = ~0ULL;
-	ent->flags = ~0ULL;
+	head = puppet_slot_header(p, req.qid, req.slot);
+	head->payload_offset = ~0U;
+	head->payload_room = ~0ULL;
+	head->commit_id = ~0ULL;
 	ASSERT_EQ(0, puppet_command(p, COMMIT, &cmd));
 	EXPECT_EQ(0, puppet_serve(p, &self->r));
 }
@@ -337,7 +392,7 @@ TEST_F(command, error_out_of_range)
 {
 	static const int errors[] = { 1, 2147483647, -512, -1000,
 				      -2147483647 - 1 };
-	struct fuse_uring_req_cmd cmd;
+	struct fuse_uring_slot_cmd cmd;
 	static struct puppet_req req;
 	struct puppet *p = &self->p;
 	unsigned int i;
@@ -355,7 +410,7 @@ TEST_F(command, error_out_of_range)
 TEST_F(command, unique_mismatch)
 {
 	struct fuse_uring_req_header *head;
-	struct fuse_uring_req_cmd cmd;
+	struct fuse_uring_slot_cmd cmd;
 	static struct puppet_req req;
 	struct puppet *p = &self->p;
 	struct fuse_out_header *out;
@@ -375,7 +430,7 @@ TEST_F(command, unique_mismatch)
 /* Existing servers leave the length as they like. */
 TEST_F(command, reply_length_is_ignored)
 {
-	struct fuse_uring_req_cmd cmd;
+	struct fuse_uring_slot_cmd cmd;
 	static struct puppet_req req;
 	struct puppet *p = &self->p;
 	struct fuse_out_header *out;
@@ -392,7 +447,7 @@ TEST_F(command, reply_length_is_ignored)
 /* And the size, when the reply is an error. */
 TEST_F(command, size_of_error_is_ignored)
 {
-	struct fuse_uring_req_cmd cmd;
+	struct fuse_uring_slot_cmd cmd;
 	static struct puppet_req req;
 	struct puppet *p = &self->p;
 
@@ -409,7 +464,7 @@ static void wrong_size(struct __test_metadata *_metadata, struct puppet *p,
 		       struct requester *r, unsigned int size)
 {
 	static char data[4096];
-	struct fuse_uring_req_cmd cmd;
+	struct fuse_uring_slot_cmd cmd;
 	static struct puppet_req req;
 
 	ASSERT_EQ(0, hold(p, r, &req));
@@ -418,9 +473,9 @@ static void wrong_size(struct __test_metadata *_metadata, struct puppet *p,
 	EXPECT_EQ(-EBADMSG, puppet_command_now(p, COMMIT, &cmd));
 	EXPECT_EQ(EIO, puppet_serve(p, r));
 
-	EXPECT_EQ(-EINVAL, puppet_command_now(p, COMMIT, &cmd));
+	EXPECT_EQ(-ENOENT, puppet_command_now(p, COMMIT, &cmd));
 	cmd.commit_id = 0;
-	EXPECT_EQ(-EINVAL, puppet_command_now(p, COMMIT, &cmd));
+	EXPECT_EQ(-ENOENT, puppet_command_now(p, COMMIT, &cmd));
 	ASSERT_EQ(0, puppet_command(p, FETCH, &cmd));
 	ASSERT_EQ(0, hold(p, r, &req));
 	EXPECT_EQ(0, goes_on(p, r, &req));
@@ -453,7 +508,7 @@ TEST_F(command, read_too_long)
 		.len = 4096,
 	};
 	static char data[8192];
-	struct fuse_uring_req_cmd cmd;
+	struct fuse_uring_slot_cmd cmd;
 	static struct puppet_req req;
 	struct puppet *p = &self->p;
 
@@ -490,7 +545,7 @@ TEST_F(command, read_short)
 TEST_F(command, unknown)
 {
 	static const __u32 ops[] = { 0, 3, 4, 63, 68, 0xffffffff };
-	struct fuse_uring_req_cmd cmd = { 0 };
+	struct fuse_uring_slot_cmd cmd = { 0 };
 	static struct puppet_req req;
 	unsigned int i;
 	int ret;
@@ -506,7 +561,7 @@ TEST_F(command, unknown)
 /* From one of io_uring's own threads. */
 TEST_F(command, async)
 {
-	struct fuse_uring_req_cmd cmd;
+	struct fuse_uring_slot_cmd cmd;
 	static struct puppet_req req;
 	struct puppet *p = &self->p;
 
@@ -523,7 +578,7 @@ TEST_F(command, async)
 
 TEST_F(command, of_a_clone)
 {
-	struct fuse_uring_req_cmd cmd;
+	struct fuse_uring_slot_cmd cmd;
 	static struct puppet_req req;
 	struct puppet *p = &self->p;
 	int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
@@ -543,14 +598,14 @@ TEST_F(command, of_a_clone)
 
 TEST_F(command, on_unmounted_descriptor)
 {
-	struct fuse_uring_req_cmd cmd = { 0 };
+	struct fuse_uring_slot_cmd cmd = { 0 };
 	static struct puppet_req req;
 	struct puppet *p = &self->p;
 	int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
 
 	ASSERT_LE(0, fd);
 	ASSERT_EQ(0, puppet_command_fd(p, fd, FETCH, &cmd, 0));
-	EXPECT_EQ(-EOPNOTSUPP, puppet_cqe(p, TEST_WAIT_MS));
+	EXPECT_EQ(-ENOTCONN, puppet_cqe(p, TEST_WAIT_MS));
 	close(fd);
 	ASSERT_EQ(0, hold(p, &self->r, &req));
 	EXPECT_EQ(0, goes_on(p, &self->r, &req));
@@ -558,7 +613,7 @@ TEST_F(command, on_unmounted_descriptor)
 
 TEST_F(command, after_the_end)
 {
-	struct fuse_uring_req_cmd cmd;
+	struct fuse_uring_slot_cmd cmd;
 	static struct puppet_req req;
 	struct puppet *p = &self->p;
 	struct requester r;
@@ -609,7 +664,7 @@ FIXTURE_TEARDOWN(queues)
 
 TEST_F(queues, commit_to_the_wrong_one)
 {
-	struct fuse_uring_req_cmd cmd;
+	struct fuse_uring_slot_cmd cmd;
 	static struct puppet_req req;
 	struct puppet *p = &self->p;
 
@@ -617,7 +672,7 @@ TEST_F(queues, commit_to_the_wrong_one)
 	puppet_fill_reply(p, &req, -EIO, NULL, 0);
 	cmd = cmd_of(&req);
 	cmd.qid ^= 1;
-	EXPECT_EQ(-EINVAL, puppet_command_now(p, COMMIT, &cmd));
+	EXPECT_EQ(-ENOENT, puppet_command_now(p, COMMIT, &cmd));
 	EXPECT_EQ(0, goes_on(p, &self->r, &req));
 }
 
@@ -625,7 +680,7 @@ TEST_F(queues, commit_to_the_wrong_one)
 TEST_F(queues, ids_of_the_other)
 {
 	static struct puppet_req first, second;
-	struct fuse_uring_req_cmd cmd;
+	struct fuse_uring_slot_cmd cmd;
 	struct puppet *p = &self->p;
 	struct requester r;
 
@@ -636,7 +691,7 @@ TEST_F(queues, ids_of_the_other)
 	ASSERT_NE(first.qid, second.qid);
 	cmd = cmd_of(&first);
 	cmd.commit_id = second.commit_id;
-	EXPECT_EQ(-EINVAL, puppet_command_now(p, COMMIT, &cmd));
+	EXPECT_EQ(-ENOENT, puppet_command_now(p, COMMIT, &cmd));
 	ASSERT_EQ(0, puppet_answer(p, &first));
 	ASSERT_EQ(0, puppet_answer(p, &second));
 	EXPECT_EQ(0, puppet_serve(p, &self->r));
@@ -653,7 +708,7 @@ TEST(iopoll)
 		.depth = 1,
 		.uring_flags = IORING_SETUP_IOPOLL,
 	};
-	struct fuse_uring_req_cmd cmd = { 0 };
+	struct fuse_uring_slot_cmd cmd = { 0 };
 	struct puppet p;
 
 	if (why)
@@ -682,7 +737,7 @@ TEST(without_ring)
 		.nr_queues = 1,
 		.depth = 1,
 	};
-	struct fuse_uring_req_cmd cmd = { 0 };
+	struct fuse_uring_slot_cmd cmd = { 0 };
 	struct puppet p;
 
 	if (why)
@@ -690,9 +745,9 @@ TEST(without_ring)
 	ASSERT_EQ(0, puppet_open(&p, &opt));
 	ASSERT_EQ(0, puppet_mount(&p));
 	ASSERT_EQ(0, puppet_uring(&p));
-	EXPECT_EQ(-EOPNOTSUPP, puppet_command_now(&p, FETCH, &cmd));
+	EXPECT_EQ(-ENXIO, puppet_command_now(&p, FETCH, &cmd));
 	cmd.commit_id = 1;
-	EXPECT_EQ(-EOPNOTSUPP, puppet_command_now(&p, COMMIT, &cmd));
+	EXPECT_EQ(-ENXIO, puppet_command_now(&p, COMMIT, &cmd));
 	/* Over /dev/fuse all is as it was. */
 	EXPECT_EQ(0, puppet_init(&p));
 	puppet_stop(&p);

@@ -511,9 +511,9 @@ static int arm_control(struct puppet *p)
 				p->setup.nr_control);
 }
 
-static struct fuse_uring_req_cmd cmd_of(const struct puppet_req *req)
+static struct fuse_uring_slot_cmd cmd_of(const struct puppet_req *req)
 {
-	return (struct fuse_uring_req_cmd){
+	return (struct fuse_uring_slot_cmd){
 		.commit_id = req->commit_id,
 		.qid = req->qid,
 		.slot = req->slot,
@@ -869,13 +869,13 @@ static int goes_on(struct puppet *p, struct puppet_req *req)
 
 TEST_F(slots, fetch)
 {
-	struct fuse_uring_req_cmd cmd = { .slot = 2 };
+	struct fuse_uring_slot_cmd cmd = { .slot = 2 };
 	static struct puppet_req req;
 
 	ASSERT_EQ(0, arm_control(&self->p));
 	EXPECT_EQ(-EBUSY, puppet_command_now(&self->p, FETCH, &cmd));
 	cmd.slot = 2 + variant->control;
-	EXPECT_EQ(-EINVAL, puppet_command_now(&self->p, FETCH, &cmd));
+	EXPECT_EQ(-ENXIO, puppet_command_now(&self->p, FETCH, &cmd));
 	ASSERT_EQ(0, hold_forget(&self->p, &req));
 	cmd.slot = req.slot;
 	EXPECT_EQ(-EBUSY, puppet_command_now(&self->p, FETCH, &cmd));
@@ -884,40 +884,40 @@ TEST_F(slots, fetch)
 
 TEST_F(slots, commit_wrong_id)
 {
-	struct fuse_uring_req_cmd cmd;
+	struct fuse_uring_slot_cmd cmd;
 	static struct puppet_req req;
 	unsigned int bit;
 
 	ASSERT_EQ(0, arm_control(&self->p));
-	cmd = (struct fuse_uring_req_cmd){ .slot = 2, .commit_id = 1 };
-	EXPECT_EQ(-EINVAL, puppet_command_now(&self->p, COMMIT, &cmd));
+	cmd = (struct fuse_uring_slot_cmd){ .slot = 2, .commit_id = 1 };
+	EXPECT_EQ(-ENOENT, puppet_command_now(&self->p, COMMIT, &cmd));
 	ASSERT_EQ(0, hold_forget(&self->p, &req));
 	EXPECT_NE(0, req.commit_id);
 	puppet_fill_reply(&self->p, &req, 0, NULL, 0);
 	for (bit = 0; bit < 64; bit++) {
 		cmd = cmd_of(&req);
 		cmd.commit_id ^= 1ULL << bit;
-		EXPECT_EQ(-EINVAL, puppet_command_now(&self->p, COMMIT, &cmd));
+		EXPECT_EQ(-ENOENT, puppet_command_now(&self->p, COMMIT, &cmd));
 	}
 	cmd = cmd_of(&req);
 	cmd.slot = 2 + (req.slot - 2 + 1) % variant->control;
-	EXPECT_EQ(-EINVAL, puppet_command_now(&self->p, COMMIT, &cmd));
+	EXPECT_EQ(-ENOENT, puppet_command_now(&self->p, COMMIT, &cmd));
 	cmd.slot = 0;
-	EXPECT_EQ(-EINVAL, puppet_command_now(&self->p, COMMIT, &cmd));
+	EXPECT_EQ(-ENOENT, puppet_command_now(&self->p, COMMIT, &cmd));
 	EXPECT_EQ(1, ring_queue_stat(self->p.conn, 0, "control_busy"));
 	EXPECT_EQ(0, goes_on(&self->p, &req));
 }
 
 TEST_F(slots, commit_twice)
 {
-	struct fuse_uring_req_cmd cmd;
+	struct fuse_uring_slot_cmd cmd;
 	static struct puppet_req req;
 
 	ASSERT_EQ(0, arm_control(&self->p));
 	ASSERT_EQ(0, hold_forget(&self->p, &req));
 	cmd = cmd_of(&req);
 	ASSERT_EQ(0, puppet_answer(&self->p, &req));
-	EXPECT_EQ(-EINVAL, puppet_command_now(&self->p, COMMIT, &cmd));
+	EXPECT_EQ(-ENOENT, puppet_command_now(&self->p, COMMIT, &cmd));
 	EXPECT_TRUE(ring_queues_stat_becomes(self->p.conn, "control_parked",
 					     variant->control));
 }
@@ -926,7 +926,7 @@ TEST_F(slots, commit_twice)
 TEST_F(slots, payload_size_is_ignored)
 {
 	static const __u32 sizes[] = { 1, 4096, ~0U };
-	struct fuse_uring_req_cmd cmd;
+	struct fuse_uring_slot_cmd cmd;
 	static struct puppet_req req;
 	unsigned int i;
 
@@ -961,7 +961,7 @@ TEST_F(slots, error_of_a_forget_is_ignored)
 
 TEST_F(slots, interrupt_of_another_unique)
 {
-	struct fuse_uring_req_cmd cmd;
+	struct fuse_uring_slot_cmd cmd;
 	struct fuse_out_header *out;
 	static struct puppet_req req;
 
@@ -992,7 +992,7 @@ TEST_F(slots, interrupt_of_another_unique)
 TEST_F_TIMEOUT(slots, abort, TEST_TIMEOUT)
 {
 	static struct puppet_req forget, intr;
-	struct fuse_uring_req_cmd cmd;
+	struct fuse_uring_slot_cmd cmd;
 
 	ASSERT_EQ(0, arm_control(&self->p));
 	ASSERT_EQ(0, ledger_open(600, 1));

@@ -212,7 +212,7 @@ TEST_F(cuse, has_no_setup)
 
 TEST_F(cuse, has_no_commands)
 {
-	struct fuse_uring_req_cmd cmd = { 0 };
+	struct fuse_uring_slot_cmd cmd = { 0 };
 	struct io_uring_sqe *sqe;
 	struct io_uring_cqe *cqe;
 	struct io_uring uring;

@@ -71,9 +71,9 @@ FIXTURE_TEARDOWN(detach)
 	puppet_stop(&self->p);
 }
 
-static struct fuse_uring_req_cmd cmd_of(const struct puppet_req *req)
+static struct fuse_uring_slot_cmd cmd_of(const struct puppet_req *req)
 {
-	return (struct fuse_uring_req_cmd){
+	return (struct fuse_uring_slot_cmd){
 		.commit_id = req->commit_id,
 		.qid = req->qid,
 		.slot = req->slot,
@@ -138,7 +138,7 @@ TEST_F(detach, twice)
 /* What the server has in hand it answers, and then the slot is free. */
 TEST_F(detach, held)
 {
-	struct fuse_uring_req_cmd cmd;
+	struct fuse_uring_slot_cmd cmd;
 	struct puppet_req *req;
 
 	ASSERT_EQ(0, requester_start(&self->r[0], request_stat, FILE2));
@@ -153,7 +153,7 @@ TEST_F(detach, held)
 
 	cmd = cmd_of(req);
 	cmd.commit_id++;
-	EXPECT_EQ(-EINVAL, puppet_command_now(&self->p, COMMIT, &cmd));
+	EXPECT_EQ(-ENOENT, puppet_command_now(&self->p, COMMIT, &cmd));
 	cmd.commit_id = 0;
 	EXPECT_EQ(-EBUSY, puppet_command_now(&self->p, FETCH, &cmd));
 	ASSERT_EQ(0, puppet_reply(&self->p, req, -EXDEV, NULL, 0));
@@ -175,7 +175,7 @@ TEST_F(detach, held)
 /* A slot that is armed again is not detached by what was before. */
 TEST_F(detach, held_and_others_armed_again)
 {
-	struct fuse_uring_req_cmd cmd;
+	struct fuse_uring_slot_cmd cmd;
 	struct puppet_req *req;
 
 	ASSERT_EQ(0, requester_start(&self->r[0], request_stat, FILE2));
@@ -278,7 +278,7 @@ TEST_F(detach, background)
 	EXPECT_EQ(0, serves_by(&self->p, true));
 }
 
-static int detach_with(struct puppet *p, struct fuse_uring_req_cmd cmd)
+static int detach_with(struct puppet *p, struct fuse_uring_slot_cmd cmd)
 {
 	return puppet_call_end(p, puppet_call_start(p, FUSE_URING_REQ_DETACH,
 						    &cmd, NULL, 0),
@@ -286,18 +286,18 @@ static int detach_with(struct puppet *p, struct fuse_uring_req_cmd cmd)
 }
 
 #define DETACH_WITH(...) \
-	detach_with(&self->p, (struct fuse_uring_req_cmd){ __VA_ARGS__ })
+	detach_with(&self->p, (struct fuse_uring_slot_cmd){ __VA_ARGS__ })
 
 TEST_F(detach, refused)
 {
-	EXPECT_EQ(-EINVAL, DETACH_WITH(.qid = 1));
-	EXPECT_EQ(-EINVAL, DETACH_WITH(.qid = 0xffff));
+	EXPECT_EQ(-ENXIO, DETACH_WITH(.qid = 1));
+	EXPECT_EQ(-ENXIO, DETACH_WITH(.qid = 0xffff));
 	EXPECT_EQ(-EINVAL, DETACH_WITH(.slot = 1));
 	EXPECT_EQ(-EINVAL, DETACH_WITH(.slot = 0xffff));
 	EXPECT_EQ(-EINVAL, DETACH_WITH(.commit_id = 1));
 	EXPECT_EQ(-EINVAL, DETACH_WITH(.commit_id = 1ULL << 63));
-	EXPECT_EQ(-EINVAL, DETACH_WITH(.flags = 1));
-	EXPECT_EQ(-EINVAL, DETACH_WITH(.flags = 1U << 31));
+	EXPECT_EQ(-EOPNOTSUPP, DETACH_WITH(.flags = 1));
+	EXPECT_EQ(-EOPNOTSUPP, DETACH_WITH(.flags = 1U << 31));
 	EXPECT_EQ(DEPTH, ring_queue_stat(self->p.conn, 0, "parked"));
 	EXPECT_EQ(0, serves_by(&self->p, true));
 
@@ -320,7 +320,7 @@ TEST(detach_without_ring)
 	ASSERT_EQ(0, puppet_open(&p, &opt));
 	ASSERT_EQ(0, puppet_mount(&p));
 	ASSERT_EQ(0, puppet_uring(&p));
-	EXPECT_EQ(-EOPNOTSUPP, puppet_detach(&p, 0));
+	EXPECT_EQ(-ENXIO, puppet_detach(&p, 0));
 	EXPECT_EQ(0, puppet_init(&p));
 	/* Before anything is armed there is nothing to withdraw. */
 	ASSERT_EQ(0, puppet_setup(&p));

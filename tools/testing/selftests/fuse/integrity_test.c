@@ -19,6 +19,7 @@
 
 #include "../kselftest_harness.h"
 #include "common.h"
+#include "proto.h"
 #include "transports.h"
 
 #define FILE_MAX	(3 * 1024 * 1024)

@@ -152,7 +152,7 @@ struct side_ring *side_ring_new(int fd);
 void side_ring_free(struct side_ring *side);
 /* From any thread: submits a command and returns the completion's result */
 int side_ring_cmd(struct side_ring *side, __u32 cmd_op,
-		  const struct fuse_uring_req_cmd *cmd, const void *addr,
+		  const struct fuse_uring_slot_cmd *cmd, const void *addr,
 		  __u32 len);
 
 #endif /* SELFTEST_FUSE_INTERNAL_H */

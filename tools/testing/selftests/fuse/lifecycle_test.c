@@ -80,7 +80,7 @@ static int daemon_life(struct puppet *p, const struct life *life)
 		.init_flags = FUSE_ASYNC_READ,
 		.max_readahead = PUPPET_READAHEAD,
 	};
-	struct fuse_uring_req_cmd cmd = { 0 };
+	struct fuse_uring_slot_cmd cmd = { 0 };
 	static struct puppet_req req;
 	int ret;
 

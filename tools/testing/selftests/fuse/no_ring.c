@@ -54,7 +54,7 @@ int ring_notify_start(struct server_req *req, struct fuse_out_header *msg,
 }
 
 int server_raw_cmd(struct server_req *req, __u32 cmd_op,
-		   const struct fuse_uring_req_cmd *cmd, __u64 tag)
+		   const struct fuse_uring_slot_cmd *cmd, __u64 tag)
 {
 	(void)req;
 	(void)cmd_op;

@@ -18,6 +18,7 @@
 
 #include "../kselftest_harness.h"
 #include "common.h"
+#include "proto.h"
 #include "puppet.h"
 
 #define FILE2		(TEST_MNT "/f2")
@@ -981,7 +982,7 @@ TEST_F(command, bad_address)
 	EXPECT_EQ(HEADER, puppet_message(&self->p, out, out->len));
 }
 
-static int notify_with(struct puppet *p, struct fuse_uring_req_cmd cmd)
+static int notify_with(struct puppet *p, struct fuse_uring_slot_cmd cmd)
 {
 	struct fuse_out_header out = {
 		.len = sizeof(out),
@@ -994,7 +995,7 @@ static int notify_with(struct puppet *p, struct fuse_uring_req_cmd cmd)
 }
 
 #define NOTIFY_WITH(...) \
-	notify_with(&self->p, (struct fuse_uring_req_cmd){ __VA_ARGS__ })
+	notify_with(&self->p, (struct fuse_uring_slot_cmd){ __VA_ARGS__ })
 
 TEST_F(command, command_area)
 {
@@ -1004,8 +1005,8 @@ TEST_F(command, command_area)
 	EXPECT_EQ(-EINVAL, NOTIFY_WITH(.slot = 1));
 	EXPECT_EQ(-EINVAL, NOTIFY_WITH(.commit_id = 1));
 	EXPECT_EQ(-EINVAL, NOTIFY_WITH(.commit_id = 1ULL << 63));
-	EXPECT_EQ(-EINVAL, NOTIFY_WITH(.flags = 1));
-	EXPECT_EQ(-EINVAL, NOTIFY_WITH(.flags = 1U << 31));
+	EXPECT_EQ(-EOPNOTSUPP, NOTIFY_WITH(.flags = 1));
+	EXPECT_EQ(-EOPNOTSUPP, NOTIFY_WITH(.flags = 1U << 31));
 	EXPECT_EQ(1, lookups_of(&self->p, FILE2));
 }
 
@@ -1028,7 +1029,7 @@ TEST(notify_without_ring)
 	ASSERT_EQ(0, puppet_open(&p, &opt));
 	ASSERT_EQ(0, puppet_mount(&p));
 	ASSERT_EQ(0, puppet_uring(&p));
-	EXPECT_EQ(-EOPNOTSUPP, puppet_notify(&p, FUSE_NOTIFY_RESEND, NULL, 0));
+	EXPECT_EQ(-ENXIO, puppet_notify(&p, FUSE_NOTIFY_RESEND, NULL, 0));
 	EXPECT_EQ(0, puppet_init(&p));
 	/* A ring is enough, without a slot that is armed. */
 	ASSERT_EQ(0, puppet_setup(&p));

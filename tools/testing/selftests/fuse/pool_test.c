@@ -18,6 +18,7 @@
 
 #include "../kselftest_harness.h"
 #include "common.h"
+#include "proto.h"
 #include "puppet.h"
 #include "util.h"
 
@@ -436,7 +437,8 @@ TEST_F(pool_refused, makes_no_ring)
 {
 	struct fuse_uring_setup arg = refused_setup(variant);
 
-	EXPECT_EQ(-EINVAL, setup(self->p.fd, &arg));
+	EXPECT_EQ(variant->reserved ? -EINVAL : -ERANGE,
+		  setup(self->p.fd, &arg));
 	EXPECT_EQ(-1, ring_stat(self->p.conn, "requests_ring"));
 	ASSERT_EQ(0, puppet_setup(&self->p));
 	ASSERT_EQ(0, begin(&self->p));
@@ -448,7 +450,8 @@ TEST_F(pool_refused, leaves_the_ring_there_is)
 	struct fuse_uring_setup arg = refused_setup(variant);
 
 	ASSERT_EQ(0, puppet_setup(&self->p));
-	EXPECT_EQ(-EINVAL, setup(self->p.fd, &arg));
+	EXPECT_EQ(variant->reserved ? -EINVAL : -ERANGE,
+		  setup(self->p.fd, &arg));
 	EXPECT_EQ(7, ring_stat(self->p.conn, "queue_depth"));
 	EXPECT_EQ(self->p.setup.pool_size,
 		  ring_stat(self->p.conn, "pool_size"));
@@ -1057,23 +1060,22 @@ TEST_F(pool, a_bad_reply_is_refused)
 	unsigned int i, j;
 
 	for (i = 0; i < ARRAY_SIZE(ios); i++) {
-		struct fuse_uring_ent_in_out *ent;
-		struct fuse_uring_req_cmd cmd;
+		struct fuse_uring_slot_header *head;
+		struct fuse_uring_slot_cmd cmd;
 
 		ASSERT_EQ(0, requester_start(&self->r[0], request_read,
 					     ios[i]));
 		ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_READ));
 		EXPECT_EQ(i ? PLACE_POOL : PLACE_OWN, place_of(&self->p, &req));
-		cmd = (struct fuse_uring_req_cmd){
+		cmd = (struct fuse_uring_slot_cmd){
 			.commit_id = req.commit_id,
 			.qid = req.qid,
 			.slot = req.slot,
 		};
-		ent = &puppet_header(&self->p, req.qid, req.slot)
-			->ring_ent_in_out;
+		head = puppet_slot_header(&self->p, req.qid, req.slot);
 		for (j = 0; j < ARRAY_SIZE(more); j++) {
 			puppet_fill_reply(&self->p, &req, 0, NULL, 0);
-			ent->payload_sz = more[j] == ~0U ? ~0U :
+			head->payload_sz = more[j] == ~0U ? ~0U :
 					  req.capacity + more[j];
 			EXPECT_EQ(-EINVAL, puppet_command_now(&self->p, COMMIT,
 							      &cmd));

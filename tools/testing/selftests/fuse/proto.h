@@ -22,11 +22,19 @@
  * with it, and then does without the managed ring, see no_ring.c.
  */
 #ifndef FUSE_DEV_IOC_URING_SETUP
+struct fuse_uring_slot_cmd;
+#endif
+
+/*
+ * Limits that a kernel tells in struct fuse_uring_setup, as they are today: so
+ * that options can be checked before there is a connection to ask.
+ */
 #define FUSE_URING_MAX_QUEUE_DEPTH	4096
 #define FUSE_URING_MAX_CONTROL		64
+#define FUSE_URING_MAX_NOTIFY		512
 #define FUSE_URING_MIN_PAYLOAD		(68 * 1024)
-struct fuse_uring_req_cmd;
-#endif
+#define FUSE_URING_POOL_CHUNK		(16 * 1024)
+#define FUSE_URING_MAX_POOL		(64 * 1024 * 1024)
 
 /* Size of a table indexed by opcode */
 #define PROTO_NR_OPS	(FUSE_STATX + 1)

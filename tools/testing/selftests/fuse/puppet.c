@@ -30,7 +30,7 @@ static __u64 slot_tag(unsigned int qid, unsigned int slot)
 	return (__u64)qid << 16 | slot;
 }
 
-static __u64 command_tag(const struct fuse_uring_req_cmd *cmd)
+static __u64 command_tag(const struct fuse_uring_slot_cmd *cmd)
 {
 	return slot_tag(cmd->qid, cmd->slot);
 }
@@ -156,7 +156,7 @@ int puppet_uring(struct puppet *p)
 int puppet_arm_slots(struct puppet *p, unsigned int qid, unsigned int first,
 		     unsigned int nr)
 {
-	struct fuse_uring_req_cmd cmd = { .qid = qid, .slot = first };
+	struct fuse_uring_slot_cmd cmd = { .qid = qid, .slot = first };
 	int ret = 0;
 
 	for (; cmd.slot < first + nr && !ret; cmd.slot++)
@@ -301,6 +301,13 @@ struct fuse_uring_req_header *puppet_header(struct puppet *p, unsigned int qid,
 			(size_t)slot * p->setup.header_stride);
 }
 
+struct fuse_uring_slot_header *puppet_slot_header(struct puppet *p,
+						  unsigned int qid,
+						  unsigned int slot)
+{
+	return (void *)puppet_header(p, qid, slot);
+}
+
 char *puppet_payload(struct puppet *p, unsigned int qid, unsigned int slot)
 {
 	return p->map[qid] + p->setup.payload_offset +
@@ -333,7 +340,7 @@ static int puppet_submit(struct puppet *p)
 }
 
 int puppet_command_fd(struct puppet *p, int fd, __u32 cmd_op,
-		      const struct fuse_uring_req_cmd *cmd,
+		      const struct fuse_uring_slot_cmd *cmd,
 		      unsigned int sqe_flags)
 {
 	struct io_uring_sqe *sqe = puppet_sqe(p, fd, cmd_op, command_tag(cmd));
@@ -378,7 +385,7 @@ int puppet_register(struct puppet *p, unsigned int qid, unsigned int slot)
 }
 
 int puppet_command(struct puppet *p, __u32 cmd_op,
-		   const struct fuse_uring_req_cmd *cmd)
+		   const struct fuse_uring_slot_cmd *cmd)
 {
 	return puppet_command_fd(p, p->fd, cmd_op, cmd, 0);
 }
@@ -505,7 +512,7 @@ int puppet_cqe(struct puppet *p, unsigned int ms)
 }
 
 int puppet_command_now(struct puppet *p, __u32 cmd_op,
-		       const struct fuse_uring_req_cmd *cmd)
+		       const struct fuse_uring_slot_cmd *cmd)
 {
 	int ret = puppet_command(p, cmd_op, cmd);
 
@@ -513,7 +520,7 @@ int puppet_command_now(struct puppet *p, __u32 cmd_op,
 }
 
 struct puppet_call *puppet_call_start(struct puppet *p, __u32 cmd_op,
-				      const struct fuse_uring_req_cmd *cmd,
+				      const struct fuse_uring_slot_cmd *cmd,
 				      const void *addr, size_t len)
 {
 	struct puppet_call *call = calloc(1, sizeof(*call));
@@ -546,7 +553,7 @@ static void *call_thread(void *arg)
 struct puppet_call *puppet_message_start(struct puppet *p, const void *msg,
 					 size_t len)
 {
-	static const struct fuse_uring_req_cmd cmd;
+	static const struct fuse_uring_slot_cmd cmd;
 	struct puppet_call *call;
 	pthread_t thread;
 
@@ -659,7 +666,7 @@ int puppet_notify(struct puppet *p, int code, const void *payload, size_t len)
 
 int puppet_detach(struct puppet *p, unsigned int qid)
 {
-	struct fuse_uring_req_cmd cmd = { .qid = qid };
+	struct fuse_uring_slot_cmd cmd = { .qid = qid };
 
 	return puppet_call_end(p, puppet_call_start(p, FUSE_URING_REQ_DETACH,
 						    &cmd, NULL, 0),
@@ -696,8 +703,11 @@ static int puppet_take_slot(struct puppet *p, struct puppet_req *req)
 		req->payload = puppet_payload(p, req->qid, req->slot);
 		req->capacity = p->setup.payload_size;
 	} else {
-		req->payload = p->map[req->qid] + head->ring_ent_in_out.padding;
-		req->capacity = head->ring_ent_in_out.reserved;
+		const struct fuse_uring_slot_header *slot =
+			puppet_slot_header(p, req->qid, req->slot);
+
+		req->payload = p->map[req->qid] + slot->payload_offset;
+		req->capacity = slot->payload_room;
 	}
 	payload_len = head->ring_ent_in_out.payload_sz;
 	len = req->in.len - sizeof(req->in);
@@ -779,7 +789,7 @@ int puppet_commit(struct puppet *p, const struct puppet_req *req)
 		.commit_id = req->commit_id,
 		.qid = req->qid,
 	};
-	struct fuse_uring_req_cmd cmd = {
+	struct fuse_uring_slot_cmd cmd = {
 		.commit_id = req->commit_id,
 		.qid = req->qid,
 		.slot = req->slot,
@@ -1083,11 +1093,11 @@ int request_readahead(const void *arg)
 static int queue_cpu(struct puppet *p, unsigned int qid,
 		     const cpu_set_t *allowed)
 {
-	unsigned char cpus[1024] = { 0 };
+	cpu_set_t cpus;
 	struct fuse_uring_queue_info info = {
 		.size = sizeof(info),
 		.qid = qid,
-		.cpus = (uintptr_t)cpus,
+		.cpus = (uintptr_t)&cpus,
 		.cpus_len = sizeof(cpus),
 	};
 	int cpu;
@@ -1097,8 +1107,7 @@ static int queue_cpu(struct puppet *p, unsigned int qid,
 	if (ioctl(p->fd, FUSE_DEV_IOC_URING_QUEUE_INFO, &info))
 		return -errno;
 	for (cpu = 0; cpu < CPU_SETSIZE; cpu++)
-		if (CPU_ISSET(cpu, allowed) &&
-		    (cpus[cpu / 8] & (1 << cpu % 8)))
+		if (CPU_ISSET(cpu, allowed) && CPU_ISSET(cpu, &cpus))
 			return cpu;
 	return -ENOENT;
 }

@@ -201,6 +201,11 @@ void puppet_fill_reply(struct puppet *p, const struct puppet_req *req,
 struct fuse_uring_req_header *puppet_header(struct puppet *p, unsigned int qid,
 					    unsigned int slot);
 
+/* Managed ring only: the same bytes by the names that they have there. */
+struct fuse_uring_slot_header *puppet_slot_header(struct puppet *p,
+						  unsigned int qid,
+						  unsigned int slot);
+
 /* Rings only: tells the kernel that the reply is in the slot. */
 int puppet_commit(struct puppet *p, const struct puppet_req *req);
 
@@ -224,9 +229,9 @@ bool puppet_all_by_ring(struct puppet *p);
 
 /* One command, with anything in it; its completion is told by puppet_cqe(). */
 int puppet_command(struct puppet *p, __u32 cmd_op,
-		   const struct fuse_uring_req_cmd *cmd);
+		   const struct fuse_uring_slot_cmd *cmd);
 int puppet_command_fd(struct puppet *p, int fd, __u32 cmd_op,
-		      const struct fuse_uring_req_cmd *cmd,
+		      const struct fuse_uring_slot_cmd *cmd,
 		      unsigned int sqe_flags);
 
 /* The result of the next completion, or -ETIMEDOUT. */
@@ -234,7 +239,7 @@ int puppet_cqe(struct puppet *p, unsigned int ms);
 
 /* A command that ends at once: its result.  -ETIMEDOUT when it does not end. */
 int puppet_command_now(struct puppet *p, __u32 cmd_op,
-		       const struct fuse_uring_req_cmd *cmd);
+		       const struct fuse_uring_slot_cmd *cmd);
 
 /* Withdraws the slots of a queue; what becomes of them puppet_next() tells. */
 int puppet_detach(struct puppet *p, unsigned int qid);
@@ -274,7 +279,7 @@ int puppet_enter(struct puppet *p);
 
 /* Ring only: a command of which each field is the test's choice. */
 struct puppet_call *puppet_call_start(struct puppet *p, __u32 cmd_op,
-				      const struct fuse_uring_req_cmd *cmd,
+				      const struct fuse_uring_slot_cmd *cmd,
 				      const void *addr, size_t len);
 
 /*

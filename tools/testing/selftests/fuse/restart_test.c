@@ -22,6 +22,7 @@
 
 #include "../kselftest_harness.h"
 #include "common.h"
+#include "proto.h"
 #include "puppet.h"
 
 #define FILE2		(TEST_MNT "/f2")
@@ -868,8 +869,8 @@ TEST_F(ring, payload_too_small)
 	while ((ret = setup_now(&self->p, FUSE_URING_MIN_PAYLOAD)) == -EBUSY &&
 	       now_ms() < end)
 		sleep_ms(1);
-	EXPECT_EQ(-EINVAL, ret);
-	EXPECT_EQ(-EINVAL, setup_now(&self->p, (512 << 10) - getpagesize()));
+	EXPECT_EQ(-EMSGSIZE, ret);
+	EXPECT_EQ(-EMSGSIZE, setup_now(&self->p, (512 << 10) - getpagesize()));
 	/* The old one is still there. */
 	EXPECT_EQ(512 << 10, ring_stat(self->p.conn, "payload_size"));
 	EXPECT_FALSE(requester_ended(&self->r, NULL, 0));
@@ -932,7 +933,7 @@ static void commit_late(struct __test_metadata *_metadata,
 		.close_uring = lives,
 		.id = shared_alloc(sizeof(*plan.id)),
 	};
-	struct fuse_uring_req_cmd late = { 0 };
+	struct fuse_uring_slot_cmd late = { 0 };
 	static struct puppet_req req;
 	struct requester other;
 	unsigned int i;
@@ -957,7 +958,7 @@ static void commit_late(struct __test_metadata *_metadata,
 		EXPECT_NE(late.commit_id, req.commit_id);
 		/* What would be taken for a reply. */
 		puppet_fill_reply(&self->p, &req, -EXDEV, NULL, 0);
-		ASSERT_EQ(-EINVAL,
+		ASSERT_EQ(-ENOENT,
 			  puppet_command_now(&self->p,
 					     FUSE_URING_REQ_COMMIT_AND_FETCH,
 					     &late));
@@ -970,7 +971,7 @@ static void commit_late(struct __test_metadata *_metadata,
 	ASSERT_EQ(0, puppet_until(&self->p, &req, FUSE_GETATTR));
 	EXPECT_NE(late.commit_id, req.commit_id);
 	EXPECT_NE(0, req.in.unique & FUSE_UNIQUE_RESEND);
-	ASSERT_EQ(-EINVAL, puppet_command_now(&self->p,
+	ASSERT_EQ(-ENOENT, puppet_command_now(&self->p,
 					      FUSE_URING_REQ_COMMIT_AND_FETCH,
 					      &late));
 	ASSERT_EQ(0, puppet_answer(&self->p, &req));
@@ -1216,7 +1217,7 @@ static void *taker(void *arg)
 TEST_F(ring, of_a_thread)
 {
 	static struct puppet_req req;
-	struct fuse_uring_req_cmd late = { .slot = 1 };
+	struct fuse_uring_slot_cmd late = { .slot = 1 };
 	static struct taker t;
 	struct requester other;
 	pthread_t thread;
@@ -1255,7 +1256,7 @@ TEST_F(ring, of_a_thread)
 	EXPECT_EQ(0, req.slot);
 	/* What the dead one's reply would have been is late. */
 	late.commit_id = t.req.commit_id;
-	EXPECT_EQ(-EINVAL, puppet_command_now(&self->p,
+	EXPECT_EQ(-ENOENT, puppet_command_now(&self->p,
 					      FUSE_URING_REQ_COMMIT_AND_FETCH,
 					      &late));
 	ASSERT_EQ(0, puppet_answer(&self->p, &req));

@@ -317,7 +317,7 @@ TEST_F(routing_map, of_one_queue)
 {
 	ASSERT_EQ(0, setup_queues(&self->p, 1));
 	read_map(_metadata, self->p.fd, 1, &self->map);
-	EXPECT_EQ(-EINVAL, setup_queues(&self->p, machine.nr_cpus + 1));
+	EXPECT_EQ(-ENXIO, setup_queues(&self->p, machine.nr_cpus + 1));
 	/* It is still there. */
 	read_map(_metadata, self->p.fd, 1, &self->map);
 }
@@ -537,13 +537,15 @@ TEST_F(routing_cpus, share_a_queue)
 	EXPECT_EQ(0, came_by(&self->p, cpu_of_node(machine.node[0], 0)));
 }
 
+#define LONG_BITS	(8 * sizeof(long))
+
 /* What of that is refused. */
 FIXTURE(routing_refused)
 {
 	struct puppet p;
 	struct fuse_uring_setup arg;
 	/* Longer than the kernel's. */
-	unsigned char cpus[4096];
+	unsigned long cpus[512];
 };
 
 FIXTURE_SETUP(routing_refused)
@@ -595,29 +597,29 @@ static void expect_refused(struct __test_metadata *_metadata, struct puppet *p,
 
 TEST_F(routing_refused, no_cpu)
 {
-	EXPECT_REFUSED(-EINVAL);
+	EXPECT_REFUSED(-ENXIO);
 }
 
 TEST_F(routing_refused, no_cpu_in_a_byte)
 {
 	self->arg.cpus_len = 1;
-	EXPECT_REFUSED(-EINVAL);
+	EXPECT_REFUSED(-ENXIO);
 }
 
 TEST_F(routing_refused, no_possible_cpu)
 {
 	unsigned int cpu = machine.nr_cpus;
 
-	self->cpus[cpu / 8] |= 1 << cpu % 8;
-	self->cpus[sizeof(self->cpus) - 1] = 0x80;
-	EXPECT_REFUSED(-EINVAL);
+	self->cpus[cpu / LONG_BITS] |= 1UL << cpu % LONG_BITS;
+	self->cpus[ARRAY_SIZE(self->cpus) - 1] = 1UL << (LONG_BITS - 1);
+	EXPECT_REFUSED(-ENXIO);
 }
 
 TEST_F(routing_refused, more_queues_than_cpus)
 {
 	self->cpus[0] = 1;
 	self->arg.nr_queues = 2;
-	EXPECT_REFUSED(-EINVAL);
+	EXPECT_REFUSED(-ENXIO);
 }
 
 TEST_F(routing_refused, bad_address)

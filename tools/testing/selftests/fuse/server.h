@@ -388,7 +388,7 @@ bool server_defer(struct server_req *req,
  * whose requests are then taken for the handler's, as they must be.
  */
 int server_raw_cmd(struct server_req *req, __u32 cmd_op,
-		   const struct fuse_uring_req_cmd *cmd, __u64 tag);
+		   const struct fuse_uring_slot_cmd *cmd, __u64 tag);
 
 /*
  * Building blocks, for tests that drive a transport by hand.  server_mount()

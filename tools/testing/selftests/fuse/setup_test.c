@@ -21,7 +21,9 @@
 
 #include "../kselftest_harness.h"
 #include "common.h"
+#include "proto.h"
 #include "puppet.h"
+#include "util.h"
 
 static const struct puppet_options small_ring = {
 	.transport = TRANSPORT_RING,
@@ -32,6 +34,11 @@ static const struct puppet_options small_ring = {
 static int setup(int fd, struct fuse_uring_setup *arg)
 {
 	return ioctl(fd, FUSE_DEV_IOC_URING_SETUP, arg) ? -errno : 0;
+}
+
+static int info(int fd, struct fuse_uring_setup *arg)
+{
+	return ioctl(fd, FUSE_DEV_IOC_URING_INFO, arg) ? -errno : 0;
 }
 
 static int queue_info(int fd, struct fuse_uring_queue_info *arg)
@@ -208,6 +215,86 @@ TEST_F(setup, defaults)
 		  arg.features);
 }
 
+/* Limits are the kernel's: what the tests and the server assume is tested. */
+static void check_limits(struct __test_metadata *_metadata,
+			 const struct fuse_uring_setup *s)
+{
+	EXPECT_EQ(FUSE_URING_MAX_QUEUE_DEPTH, s->max_queue_depth);
+	EXPECT_EQ(FUSE_URING_MAX_CONTROL, s->max_control);
+	EXPECT_EQ(FUSE_URING_MAX_NOTIFY, s->max_notify);
+	EXPECT_EQ(FUSE_URING_MIN_PAYLOAD, s->min_payload);
+	EXPECT_LE(1 << 20, s->max_payload);
+	EXPECT_EQ(FUSE_URING_MAX_POOL, s->max_pool);
+	EXPECT_EQ(max_t(unsigned int, FUSE_URING_POOL_CHUNK, getpagesize()),
+		  s->pool_chunk);
+}
+
+/* It answers what a setup would, as often as one likes, and makes no ring. */
+TEST_F(setup, query)
+{
+	struct fuse_uring_setup *s = &self->p.setup, arg;
+	unsigned int i;
+
+	for (i = 0; i < 2; i++) {
+		arg = (struct fuse_uring_setup){
+			.size = sizeof(arg),
+			.flags = FUSE_URING_SETUP_QUERY,
+			.nr_queues = 1,
+			.queue_depth = 2,
+		};
+		ASSERT_EQ(0, setup(self->p.fd, &arg));
+		check_limits(_metadata, &arg);
+		EXPECT_EQ(-1, ring_stat(self->p.conn, "requests_ring"));
+	}
+	ASSERT_EQ(0, puppet_setup(&self->p));
+	EXPECT_EQ(FUSE_URING_SETUP_QUERY, arg.flags);
+	arg.flags = s->flags;
+	EXPECT_EQ(0, memcmp(s, &arg, sizeof(arg)));
+	/* Also while there is a ring, and that is used. */
+	ASSERT_EQ(0, use_ring(&self->p));
+	arg = (struct fuse_uring_setup){
+		.size = sizeof(arg),
+		.flags = FUSE_URING_SETUP_QUERY,
+		.nr_queues = 1,
+		.queue_depth = 3,
+	};
+	ASSERT_EQ(0, setup(self->p.fd, &arg));
+	EXPECT_EQ(3, arg.queue_depth);
+	EXPECT_EQ(2, ring_stat(self->p.conn, "queue_depth"));
+}
+
+/* A server that takes the ring over is told what its setup has granted. */
+TEST_F(setup, info)
+{
+	struct fuse_uring_setup *s = &self->p.setup, arg;
+	static const unsigned int not_zero[] = {
+		offsetof(struct fuse_uring_setup, nr_queues),
+		offsetof(struct fuse_uring_setup, cpus),
+		offsetof(struct fuse_uring_setup, mmap_size),
+		offsetof(struct fuse_uring_setup, reserved),
+	};
+	unsigned int i;
+
+	arg = (struct fuse_uring_setup){ .size = sizeof(arg) };
+	EXPECT_EQ(-ENXIO, info(self->p.fd, &arg));
+	ASSERT_EQ(0, puppet_setup(&self->p));
+	ASSERT_EQ(0, info(self->p.fd, &arg));
+	EXPECT_EQ(0, memcmp(s, &arg, sizeof(arg)));
+	check_limits(_metadata, &arg);
+
+	arg = (struct fuse_uring_setup){ .size = sizeof(arg), .flags = 1 };
+	EXPECT_EQ(-EOPNOTSUPP, info(self->p.fd, &arg));
+	arg = (struct fuse_uring_setup){ .size = sizeof(arg) - 1 };
+	EXPECT_EQ(-EINVAL, info(self->p.fd, &arg));
+	for (i = 0; i < ARRAY_SIZE(not_zero); i++) {
+		arg = (struct fuse_uring_setup){ .size = sizeof(arg) };
+		((__u8 *)&arg)[not_zero[i]] = 1;
+		EXPECT_EQ(-EINVAL, info(self->p.fd, &arg));
+	}
+	EXPECT_EQ(-EFAULT, info(self->p.fd, NULL));
+	ASSERT_EQ(0, use_ring(&self->p));
+}
+
 /* One queue's headers and at least one payload lie inside the mapping. */
 TEST_F(setup, layout)
 {
@@ -217,14 +304,14 @@ TEST_F(setup, layout)
 	ASSERT_EQ(0, puppet_setup(&self->p));
 	EXPECT_EQ(1, s->nr_queues);
 	EXPECT_EQ(2, s->queue_depth);
-	EXPECT_LE(sizeof(struct fuse_uring_req_header), s->header_stride);
+	EXPECT_LE(sizeof(struct fuse_uring_slot_header), s->header_stride);
 	EXPECT_EQ(0, s->header_stride % 8);
 	EXPECT_EQ(0, s->header_offset % 8);
 	EXPECT_EQ(0, s->payload_offset % getpagesize());
 	EXPECT_EQ(0, s->mmap_size % getpagesize());
 	EXPECT_EQ(0, s->queue_stride % getpagesize());
 	EXPECT_LE(s->mmap_size, s->queue_stride);
-	EXPECT_GT(1ULL << 44, s->nr_queues * s->queue_stride);
+	EXPECT_GT(1ULL << 43, s->nr_queues * s->queue_stride);
 	headers = (__u64)s->queue_depth * s->header_stride;
 	EXPECT_LE(s->header_offset + headers, s->mmap_size);
 	EXPECT_LE(s->payload_offset + s->payload_size, s->mmap_size);
@@ -368,7 +455,7 @@ TEST_F(setup, payload_below_negotiated)
 
 	self->p.opt.max_write = 256 << 10;
 	ASSERT_EQ(0, puppet_init(&self->p));
-	EXPECT_EQ(-EINVAL, setup(self->p.fd, &arg));
+	EXPECT_EQ(-EMSGSIZE, setup(self->p.fd, &arg));
 	EXPECT_EQ(-1, ring_stat(self->p.conn, "requests_ring"));
 }
 
@@ -435,9 +522,9 @@ FIXTURE_VARIANT(setup_refuses)
 FIXTURE_VARIANT_ADD(setup_refuses, flags_first) {
 	.arg = {
 		.size = sizeof(struct fuse_uring_setup),
-		.flags = 1,
+		.flags = 2,
 	},
-	.error = -EINVAL,
+	.error = -EOPNOTSUPP,
 };
 
 FIXTURE_VARIANT_ADD(setup_refuses, flags_last) {
@@ -445,7 +532,7 @@ FIXTURE_VARIANT_ADD(setup_refuses, flags_last) {
 		.size = sizeof(struct fuse_uring_setup),
 		.flags = 1U << 31,
 	},
-	.error = -EINVAL,
+	.error = -EOPNOTSUPP,
 };
 
 FIXTURE_VARIANT_ADD(setup_refuses, depth_over_maximum) {
@@ -453,7 +540,7 @@ FIXTURE_VARIANT_ADD(setup_refuses, depth_over_maximum) {
 		.size = sizeof(struct fuse_uring_setup),
 		.queue_depth = FUSE_URING_MAX_QUEUE_DEPTH + 1,
 	},
-	.error = -EINVAL,
+	.error = -ERANGE,
 };
 
 FIXTURE_VARIANT_ADD(setup_refuses, depth_huge) {
@@ -461,7 +548,7 @@ FIXTURE_VARIANT_ADD(setup_refuses, depth_huge) {
 		.size = sizeof(struct fuse_uring_setup),
 		.queue_depth = ~0U,
 	},
-	.error = -EINVAL,
+	.error = -ERANGE,
 };
 
 FIXTURE_VARIANT_ADD(setup_refuses, background_over_depth) {
@@ -470,7 +557,7 @@ FIXTURE_VARIANT_ADD(setup_refuses, background_over_depth) {
 		.queue_depth = 4,
 		.nr_background = 5,
 	},
-	.error = -EINVAL,
+	.error = -ERANGE,
 };
 
 FIXTURE_VARIANT_ADD(setup_refuses, background_over_default_depth) {
@@ -478,7 +565,7 @@ FIXTURE_VARIANT_ADD(setup_refuses, background_over_default_depth) {
 		.size = sizeof(struct fuse_uring_setup),
 		.nr_background = 9,
 	},
-	.error = -EINVAL,
+	.error = -ERANGE,
 };
 
 FIXTURE_VARIANT_ADD(setup_refuses, background_huge) {
@@ -486,7 +573,7 @@ FIXTURE_VARIANT_ADD(setup_refuses, background_huge) {
 		.size = sizeof(struct fuse_uring_setup),
 		.nr_background = ~0U,
 	},
-	.error = -EINVAL,
+	.error = -ERANGE,
 };
 
 FIXTURE_VARIANT_ADD(setup_refuses, control_over_maximum) {
@@ -494,7 +581,7 @@ FIXTURE_VARIANT_ADD(setup_refuses, control_over_maximum) {
 		.size = sizeof(struct fuse_uring_setup),
 		.nr_control = FUSE_URING_MAX_CONTROL + 1,
 	},
-	.error = -EINVAL,
+	.error = -ERANGE,
 };
 
 FIXTURE_VARIANT_ADD(setup_refuses, control_huge) {
@@ -502,7 +589,7 @@ FIXTURE_VARIANT_ADD(setup_refuses, control_huge) {
 		.size = sizeof(struct fuse_uring_setup),
 		.nr_control = ~0U,
 	},
-	.error = -EINVAL,
+	.error = -ERANGE,
 };
 
 FIXTURE_VARIANT_ADD(setup_refuses, payload_under_minimum) {
@@ -510,7 +597,25 @@ FIXTURE_VARIANT_ADD(setup_refuses, payload_under_minimum) {
 		.size = sizeof(struct fuse_uring_setup),
 		.payload_size = FUSE_URING_MIN_PAYLOAD - 1,
 	},
-	.error = -EINVAL,
+	.error = -ERANGE,
+};
+
+FIXTURE_VARIANT_ADD(setup_refuses, payload_over_maximum) {
+	.arg = {
+		.size = sizeof(struct fuse_uring_setup),
+		.payload_size = ~0U,
+	},
+	.error = -ERANGE,
+};
+
+FIXTURE_VARIANT_ADD(setup_refuses, mappings_too_large) {
+	.arg = {
+		.size = sizeof(struct fuse_uring_setup),
+		.queue_depth = FUSE_URING_MAX_QUEUE_DEPTH,
+		.payload_size = 1 << 20,
+		.small_size = 1 << 20,
+	},
+	.error = -EFBIG,
 };
 
 FIXTURE_VARIANT_ADD(setup_refuses, payload_one) {
@@ -518,13 +623,125 @@ FIXTURE_VARIANT_ADD(setup_refuses, payload_one) {
 		.size = sizeof(struct fuse_uring_setup),
 		.payload_size = 1,
 	},
-	.error = -EINVAL,
+	.error = -ERANGE,
 };
 
 FIXTURE_VARIANT_ADD(setup_refuses, queues_huge) {
 	.arg = {
 		.size = sizeof(struct fuse_uring_setup),
 		.nr_queues = ~0U,
+	},
+	.error = -ENXIO,
+};
+
+FIXTURE_VARIANT_ADD(setup_refuses, header_stride) {
+	.arg = {
+		.size = sizeof(struct fuse_uring_setup),
+		.header_stride = 1,
+	},
+	.error = -EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(setup_refuses, features) {
+	.arg = {
+		.size = sizeof(struct fuse_uring_setup),
+		.features = 1,
+	},
+	.error = -EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(setup_refuses, mmap_size) {
+	.arg = {
+		.size = sizeof(struct fuse_uring_setup),
+		.mmap_size = 1,
+	},
+	.error = -EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(setup_refuses, queue_stride) {
+	.arg = {
+		.size = sizeof(struct fuse_uring_setup),
+		.queue_stride = 1,
+	},
+	.error = -EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(setup_refuses, header_offset) {
+	.arg = {
+		.size = sizeof(struct fuse_uring_setup),
+		.header_offset = 1,
+	},
+	.error = -EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(setup_refuses, payload_offset) {
+	.arg = {
+		.size = sizeof(struct fuse_uring_setup),
+		.payload_offset = 1,
+	},
+	.error = -EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(setup_refuses, pool_offset) {
+	.arg = {
+		.size = sizeof(struct fuse_uring_setup),
+		.pool_offset = 1,
+	},
+	.error = -EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(setup_refuses, max_queue_depth) {
+	.arg = {
+		.size = sizeof(struct fuse_uring_setup),
+		.max_queue_depth = 1,
+	},
+	.error = -EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(setup_refuses, max_control) {
+	.arg = {
+		.size = sizeof(struct fuse_uring_setup),
+		.max_control = 1,
+	},
+	.error = -EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(setup_refuses, max_notify) {
+	.arg = {
+		.size = sizeof(struct fuse_uring_setup),
+		.max_notify = 1,
+	},
+	.error = -EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(setup_refuses, pool_chunk) {
+	.arg = {
+		.size = sizeof(struct fuse_uring_setup),
+		.pool_chunk = 1,
+	},
+	.error = -EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(setup_refuses, min_payload) {
+	.arg = {
+		.size = sizeof(struct fuse_uring_setup),
+		.min_payload = 1,
+	},
+	.error = -EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(setup_refuses, max_payload) {
+	.arg = {
+		.size = sizeof(struct fuse_uring_setup),
+		.max_payload = 1,
+	},
+	.error = -EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(setup_refuses, max_pool) {
+	.arg = {
+		.size = sizeof(struct fuse_uring_setup),
+		.max_pool = 1,
 	},
 	.error = -EINVAL,
 };
@@ -548,7 +765,7 @@ FIXTURE_VARIANT_ADD(setup_refuses, reserved_last) {
 FIXTURE_VARIANT_ADD(setup_refuses, queues_over_cpus) {
 	.arg = { .size = sizeof(struct fuse_uring_setup) },
 	.too_many_queues = true,
-	.error = -EINVAL,
+	.error = -ENXIO,
 };
 
 FIXTURE_VARIANT_ADD(setup_refuses, size_zero) {
@@ -582,6 +799,13 @@ TEST_F(setup_refuses, and_changes_nothing)
 	if (variant->too_many_queues)
 		arg.nr_queues = possible_cpus() + 1;
 	EXPECT_EQ(variant->error, setup(self->p.fd, &arg));
+	if (arg.size) {
+		arg = variant->arg;
+		if (variant->too_many_queues)
+			arg.nr_queues = possible_cpus() + 1;
+		arg.flags |= FUSE_URING_SETUP_QUERY;
+		EXPECT_EQ(variant->error, setup(self->p.fd, &arg));
+	}
 	EXPECT_EQ(-1, ring_stat(self->p.conn, "requests_ring"));
 
 	ASSERT_EQ(0, puppet_setup(&self->p));
@@ -693,6 +917,103 @@ TEST_F(setup_unprivileged, over_memlock)
 	puppet_stop(&p);
 }
 
+/* A ring of the kernel's choice takes half of what its user may lock. */
+static void check_defaults(struct __test_metadata *_metadata, struct puppet *p,
+			   rlim_t room)
+{
+	const struct fuse_uring_setup *s = &p->setup;
+
+	EXPECT_LE(1, s->nr_queues);
+	EXPECT_LE(1, s->queue_depth);
+	EXPECT_LE(FUSE_URING_MIN_PAYLOAD, s->payload_size);
+	EXPECT_GE(room, s->nr_queues * s->mmap_size);
+	if (s->nr_queues > 1)
+		EXPECT_GE(room / 2, s->nr_queues * s->mmap_size);
+	EXPECT_EQ(0, use_ring(p));
+}
+
+TEST_F(setup_unprivileged, defaults)
+{
+	static const rlim_t limits[] = {
+		96 << 10, 256 << 10, 1 << 20, 8 << 20, 64 << 20,
+	};
+	struct rlimit rlimit = { .rlim_max = RLIM_INFINITY };
+	unsigned int i, payload = 0;
+	struct puppet p;
+	__u64 end;
+	int ret;
+
+	/* Pages are the unit, and there are large ones. */
+	for (i = getpagesize() > 4096 ? 3 : 0; i < ARRAY_SIZE(limits); i++) {
+		rlimit.rlim_cur = limits[i];
+		ASSERT_EQ(0, setrlimit(RLIMIT_MEMLOCK, &rlimit));
+		end = now_ms() + TEST_WAIT_MS;
+		/* The ring before this one may take a moment to go. */
+		do {
+			ASSERT_EQ(0, unprivileged_mount(&p));
+			p.opt.nr_queues = 0;
+			p.opt.depth = 0;
+			ret = puppet_setup(&p);
+			if (ret)
+				puppet_stop(&p);
+		} while (ret == -ENOBUFS && now_ms() < end);
+		ASSERT_EQ(0, ret) TH_LOG("%lu bytes", (long)limits[i]);
+		check_defaults(_metadata, &p, limits[i]);
+		/* More never makes less of it. */
+		EXPECT_LE(payload, p.setup.payload_size);
+		payload = p.setup.payload_size;
+		puppet_stop(&p);
+	}
+}
+
+/* The same user mounts again and again, and nothing that he has ends. */
+TEST_F(setup_unprivileged, defaults_of_several_mounts)
+{
+	struct rlimit rlimit = { 8 << 20, RLIM_INFINITY };
+	static struct puppet p[4];
+	unsigned int i;
+
+	ASSERT_EQ(0, setrlimit(RLIMIT_MEMLOCK, &rlimit));
+	ASSERT_EQ(0, unprivileged_mount(&p[0]));
+	p[0].opt.nr_queues = 0;
+	p[0].opt.depth = 0;
+	ASSERT_EQ(0, puppet_setup(&p[0]));
+	check_defaults(_metadata, &p[0], rlimit.rlim_cur);
+	for (i = 1; i < ARRAY_SIZE(p); i++) {
+		struct fuse_uring_setup arg = { .size = sizeof(arg) };
+
+		ASSERT_EQ(0, unprivileged_mount(&p[i]));
+		ASSERT_EQ(0, setup(p[i].fd, &arg)) TH_LOG("mount %u", i);
+		EXPECT_LE(1, arg.nr_queues);
+	}
+	for (i = 0; i < ARRAY_SIZE(p); i++)
+		puppet_stop(&p[i]);
+}
+
+/* A server that is started again gets what it had, as the old ring goes. */
+TEST_F(setup_unprivileged, defaults_again)
+{
+	struct rlimit rlimit = { 8 << 20, RLIM_INFINITY };
+	struct fuse_uring_setup arg;
+	struct puppet p;
+	unsigned int i;
+
+	ASSERT_EQ(0, setrlimit(RLIMIT_MEMLOCK, &rlimit));
+	ASSERT_EQ(0, unprivileged_mount(&p));
+	p.opt.nr_queues = 0;
+	p.opt.depth = 0;
+	ASSERT_EQ(0, puppet_setup(&p));
+	for (i = 0; i < 3; i++) {
+		arg = (struct fuse_uring_setup){ .size = sizeof(arg) };
+		ASSERT_EQ(0, setup(p.fd, &arg));
+		EXPECT_EQ(p.setup.nr_queues, arg.nr_queues);
+		EXPECT_EQ(p.setup.payload_size, arg.payload_size);
+	}
+	p.setup = arg;
+	EXPECT_EQ(0, use_ring(&p));
+	puppet_stop(&p);
+}
+
 /* The worker that does so is nobody in this namespace, but its server is. */
 TEST_F(setup_unprivileged, retrieves_by_command)
 {
@@ -732,12 +1053,14 @@ TEST_F(setup_unprivileged, memlock_is_returned)
 	ASSERT_EQ(0, setrlimit(RLIMIT_MEMLOCK, &rlimit));
 
 	ASSERT_EQ(0, unprivileged_mount(&second));
+	second.opt.payload = first.setup.payload_size;
 	EXPECT_EQ(-ENOBUFS, puppet_setup(&second));
 	puppet_stop(&second);
 	puppet_stop(&first);
 
 	/* The connection goes with its last user, who may be late. */
 	ASSERT_EQ(0, unprivileged_mount(&second));
+	second.opt.payload = first.setup.payload_size;
 	end = now_ms() + TEST_WAIT_MS;
 	do {
 		ret = puppet_setup(&second);
@@ -790,10 +1113,11 @@ static int lost_mapping(void *arg)
  * Another mount's ring, which is all that the limit has room for.  Memory may be
  * taken when a queue is mapped.
  */
-static int another_ring(struct puppet *p)
+static int another_ring(struct puppet *p, const struct puppet *like)
 {
 	int ret = unprivileged_mount(p);
 
+	p->opt.payload = like->setup.payload_size;
 	if (!ret)
 		ret = puppet_setup(p);
 	if (!ret)
@@ -802,12 +1126,13 @@ static int another_ring(struct puppet *p)
 }
 
 /* Waits, as the io_uring of a dead process goes a little later. */
-static int another_ring_becomes(struct puppet *p, int unlike)
+static int another_ring_becomes(struct puppet *p, const struct puppet *like,
+				int unlike)
 {
 	__u64 end = now_ms() + TEST_WAIT_MS;
 	int ret;
 
-	while ((ret = another_ring(p)) == unlike && now_ms() < end)
+	while ((ret = another_ring(p, like)) == unlike && now_ms() < end)
 		puppet_stop(p);
 	return ret;
 }
@@ -839,12 +1164,12 @@ TEST_F(setup_unprivileged, memlock_of_a_dead_server)
 	ASSERT_EQ(0, process_start(&server, lost_server, &s));
 	ASSERT_EQ(1, read(fds[0], &c, 1));
 	puppet_close_dev(&s.p);
-	EXPECT_EQ(-ENOBUFS, another_ring(&second));
+	EXPECT_EQ(-ENOBUFS, another_ring(&second, &s.p));
 	puppet_stop(&second);
 
 	kill(server.pid, SIGKILL);
 	ASSERT_EQ(-SIGKILL, requester_join(&server));
-	EXPECT_EQ(0, another_ring_becomes(&second, -ENOBUFS));
+	EXPECT_EQ(0, another_ring_becomes(&second, &s.p, -ENOBUFS));
 	puppet_stop(&second);
 	puppet_stop(&s.p);
 }
@@ -873,12 +1198,12 @@ TEST_F(setup_unprivileged, memlock_of_a_mapping_that_stays)
 	/* The end of the connection ends this, before it begins or after. */
 	ASSERT_EQ(0, requester_start(&r, request_stat, TEST_MNT));
 	EXPECT_LT(0, requester_join(&r));
-	EXPECT_EQ(-ENOBUFS, another_ring(&second));
+	EXPECT_EQ(-ENOBUFS, another_ring(&second, &s.p));
 	puppet_stop(&second);
 
 	close(s.go_on[1]);
 	EXPECT_EQ(0, requester_join(&mapping));
-	EXPECT_EQ(0, another_ring_becomes(&second, -ENOBUFS));
+	EXPECT_EQ(0, another_ring_becomes(&second, &s.p, -ENOBUFS));
 	puppet_stop(&second);
 	puppet_stop(&s.p);
 }
@@ -1109,7 +1434,7 @@ TEST_F(kernel_read, of_two_mebibytes)
 FIXTURE(queue_info)
 {
 	struct puppet p;
-	unsigned char *cpus;
+	unsigned long *cpus;	/* as for sched_getaffinity(2) */
 	unsigned int len;
 };
 
@@ -1171,6 +1496,19 @@ static struct fuse_uring_queue_info info_of(unsigned int qid)
 	return info;
 }
 
+#define LONG_BITS	(8 * sizeof(long))
+
+static bool mask_has(const unsigned long *mask, unsigned int cpu)
+{
+	return mask[cpu / LONG_BITS] >> cpu % LONG_BITS & 1;
+}
+
+/* Bytes of a mask of all CPUs. */
+static unsigned int mask_size(void)
+{
+	return (possible_cpus() + LONG_BITS - 1) / LONG_BITS * sizeof(long);
+}
+
 /* The node of a CPU as sysfs has it, -1 when the kernel knows no nodes. */
 static int cpu_node(unsigned int cpu)
 {
@@ -1191,7 +1529,7 @@ static int cpu_node(unsigned int cpu)
 
 TEST_F(queue_info, cpus_are_divided)
 {
-	unsigned char *seen = calloc(1, self->len);
+	unsigned long *seen = calloc(1, self->len);
 	unsigned int qid, cpu, sum = 0, nr;
 
 	ASSERT_NE(NULL, seen);
@@ -1204,14 +1542,14 @@ TEST_F(queue_info, cpus_are_divided)
 		info.cpus_len = self->len;
 		ASSERT_EQ(0, queue_info(self->p.fd, &info));
 		EXPECT_EQ(sizeof(info), info.size);
-		EXPECT_EQ((possible_cpus() + 7) / 8, info.cpus_len);
+		EXPECT_EQ(mask_size(), info.cpus_len);
 		for (nr = 0, cpu = 0; cpu < self->len * 8; cpu++) {
-			if (!(self->cpus[cpu / 8] & (1 << cpu % 8)))
+			if (!mask_has(self->cpus, cpu))
 				continue;
 			nr++;
 			EXPECT_GT(possible_cpus(), cpu);
-			EXPECT_EQ(0, seen[cpu / 8] & (1 << cpu % 8));
-			seen[cpu / 8] |= 1 << cpu % 8;
+			EXPECT_FALSE(mask_has(seen, cpu));
+			seen[cpu / LONG_BITS] |= 1UL << cpu % LONG_BITS;
 		}
 		EXPECT_EQ(nr, info.nr_cpus);
 		EXPECT_LT(0, nr);
@@ -1240,7 +1578,7 @@ TEST_F(queue_info, nodes_are_right)
 		info.cpus_len = self->len;
 		ASSERT_EQ(0, queue_info(self->p.fd, &info));
 		for (cpu = 0; cpu < possible_cpus(); cpu++) {
-			if (!(self->cpus[cpu / 8] & (1 << cpu % 8)))
+			if (!mask_has(self->cpus, cpu))
 				continue;
 			node = cpu_node(cpu);
 			if (node >= 0 && node != info.node)
@@ -1263,7 +1601,7 @@ static int queue_of(struct _test_data_queue_info *self, unsigned int cpu)
 		info.cpus_len = self->len;
 		if (queue_info(self->p.fd, &info))
 			return -1;
-		if (self->cpus[cpu / 8] & (1 << cpu % 8))
+		if (mask_has(self->cpus, cpu))
 			return qid;
 	}
 	return -1;
@@ -1310,7 +1648,7 @@ TEST_F(queue_info, without_the_array)
 	struct fuse_uring_queue_info info = info_of(0);
 
 	ASSERT_EQ(0, queue_info(self->p.fd, &info));
-	EXPECT_EQ((possible_cpus() + 7) / 8, info.cpus_len);
+	EXPECT_EQ(mask_size(), info.cpus_len);
 	EXPECT_LT(0, info.nr_cpus);
 }
 
@@ -1318,9 +1656,9 @@ TEST_F(queue_info, no_such_queue)
 {
 	struct fuse_uring_queue_info info = info_of(self->p.setup.nr_queues);
 
-	EXPECT_EQ(-EINVAL, queue_info(self->p.fd, &info));
+	EXPECT_EQ(-ENXIO, queue_info(self->p.fd, &info));
 	info = info_of(~0U);
-	EXPECT_EQ(-EINVAL, queue_info(self->p.fd, &info));
+	EXPECT_EQ(-ENXIO, queue_info(self->p.fd, &info));
 }
 
 TEST_F(queue_info, unknown_flags)
@@ -1328,7 +1666,7 @@ TEST_F(queue_info, unknown_flags)
 	struct fuse_uring_queue_info info = info_of(0);
 
 	info.flags = 1;
-	EXPECT_EQ(-EINVAL, queue_info(self->p.fd, &info));
+	EXPECT_EQ(-EOPNOTSUPP, queue_info(self->p.fd, &info));
 }
 
 TEST_F(queue_info, reserved)
@@ -1336,6 +1674,13 @@ TEST_F(queue_info, reserved)
 	struct fuse_uring_queue_info info = info_of(0);
 
 	info.reserved[3] = 1;
+	EXPECT_EQ(-EINVAL, queue_info(self->p.fd, &info));
+	/* And what is an answer only. */
+	info = info_of(0);
+	info.node = -1;
+	EXPECT_EQ(-EINVAL, queue_info(self->p.fd, &info));
+	info = info_of(0);
+	info.nr_cpus = 1;
 	EXPECT_EQ(-EINVAL, queue_info(self->p.fd, &info));
 }
 
@@ -1376,7 +1721,7 @@ TEST_F(queue_info, larger_and_not_zero)
 /* Of the array's length, down to the byte. */
 TEST_F(queue_info, length_of_array)
 {
-	unsigned int need = (possible_cpus() + 7) / 8, len;
+	unsigned int need = mask_size(), len;
 	struct fuse_uring_queue_info info;
 
 	for (len = 1; len < need; len++) {
@@ -1392,7 +1737,7 @@ TEST_F(queue_info, length_of_array)
 	info.cpus_len = need;
 	EXPECT_EQ(0, queue_info(self->p.fd, &info));
 	EXPECT_EQ(need, info.cpus_len);
-	EXPECT_EQ(0x5a, self->cpus[need]);
+	EXPECT_EQ(0x5a, ((__u8 *)self->cpus)[need]);
 }
 
 TEST_F(queue_info, bad_address)

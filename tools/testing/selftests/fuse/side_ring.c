@@ -55,7 +55,7 @@ void side_ring_free(struct side_ring *side)
 }
 
 static int side_submit(struct side_ring *side, __u32 cmd_op,
-		       const struct fuse_uring_req_cmd *cmd, const void *addr,
+		       const struct fuse_uring_slot_cmd *cmd, const void *addr,
 		       __u32 len, struct side_cmd *sc)
 {
 	struct io_uring_sqe *sqe;
@@ -117,7 +117,7 @@ static void side_reap(struct side_ring *side)
 }
 
 int side_ring_cmd(struct side_ring *side, __u32 cmd_op,
-		  const struct fuse_uring_req_cmd *cmd, const void *addr,
+		  const struct fuse_uring_slot_cmd *cmd, const void *addr,
 		  __u32 len)
 {
 	struct side_cmd sc = { 0 };

@@ -176,7 +176,7 @@ static int register_again(struct puppet *p, unsigned int slot)
 static int commit_any(struct puppet *p, unsigned int slot, __u64 commit_id)
 {
 	struct fuse_uring_cmd_req user = { .commit_id = commit_id };
-	struct fuse_uring_req_cmd cmd = {
+	struct fuse_uring_slot_cmd cmd = {
 		.commit_id = commit_id,
 		.slot = slot,
 	};
@@ -221,7 +221,7 @@ TEST_F_TIMEOUT(hostile, header_changes, TEST_TIMEOUT)
 
 static int any_command(struct puppet *p, __u64 dice, __u64 *seed)
 {
-	struct fuse_uring_req_cmd cmd = {
+	struct fuse_uring_slot_cmd cmd = {
 		.commit_id = dice % 3 ? test_random(seed) % 64 : 0,
 		.qid = dice >> 8 & 0xf ? 0 : dice >> 16,
 		.slot = dice >> 32 & 7,

@@ -52,7 +52,7 @@ struct raw_cmd {
 };
 
 static inline struct io_uring_sqe *ring_cmd(struct ring_thread *t, __u32 cmd_op,
-					    const struct fuse_uring_req_cmd *cmd,
+					    const struct fuse_uring_slot_cmd *cmd,
 					    __u64 user_data)
 {
 	return uring_cmd(&t->u, cmd_op, cmd, sizeof(*cmd), user_data);
@@ -60,14 +60,14 @@ static inline struct io_uring_sqe *ring_cmd(struct ring_thread *t, __u32 cmd_op,
 
 static void ring_fetch(struct ring_thread *t, struct server_req *req)
 {
-	struct fuse_uring_req_cmd cmd = { .qid = req->qid, .slot = req->slot };
+	struct fuse_uring_slot_cmd cmd = { .qid = req->qid, .slot = req->slot };
 
 	ring_cmd(t, FUSE_URING_REQ_FETCH, &cmd, (uintptr_t)req);
 }
 
 static void ring_commit(struct ring_thread *t, struct server_req *req)
 {
-	struct fuse_uring_req_cmd cmd = {
+	struct fuse_uring_slot_cmd cmd = {
 		.commit_id = req->commit_id,
 		.qid = req->qid,
 		.slot = req->slot,
@@ -94,7 +94,7 @@ static void ring_rearm(struct ring_thread *t)
 /* Does what server_detach() and server_attach() want of the thread */
 static void ring_changed(struct ring_thread *t)
 {
-	struct fuse_uring_req_cmd cmd = { .qid = t->reqs[0].qid };
+	struct fuse_uring_slot_cmd cmd = { .qid = t->reqs[0].qid };
 	unsigned int changes = t->u.t.srv->ring->changes;
 
 	if (changes == t->changes)
@@ -139,17 +139,17 @@ static void ring_defer(struct server_req *req)
 /* The kernel has filled the slot of this request */
 static void ring_request(struct ring_thread *t, struct server_req *req)
 {
-	const struct fuse_uring_ent_in_out *ent = &req->hdr->ring_ent_in_out;
+	const struct fuse_uring_slot_header *head = (const void *)req->hdr;
 
 	/*
 	 * Where the payload lies is the kernel's choice, anew for every
 	 * request, so that small ones need no large area.
 	 */
-	req->data = t->map + ent->padding;
-	req->out = t->map + ent->padding;
-	req->data_len = ent->payload_sz;
-	req->out_max = ent->reserved;
-	req->commit_id = ent->commit_id;
+	req->data = t->map + head->payload_offset;
+	req->out = t->map + head->payload_offset;
+	req->data_len = head->payload_sz;
+	req->out_max = head->payload_room;
+	req->commit_id = head->commit_id;
 	server_dispatch(req);
 }
 
@@ -273,7 +273,7 @@ static int raw_cmd_new(struct server_req *req, __u64 tag, struct raw_cmd **raw)
 }
 
 int server_raw_cmd(struct server_req *req, __u32 cmd_op,
-		   const struct fuse_uring_req_cmd *cmd, __u64 tag)
+		   const struct fuse_uring_slot_cmd *cmd, __u64 tag)
 {
 	struct ring_thread *t = (struct ring_thread *)req->thread;
 	struct raw_cmd *raw;
@@ -293,7 +293,7 @@ int server_raw_cmd(struct server_req *req, __u32 cmd_op,
 int ring_notify_start(struct server_req *req, struct fuse_out_header *msg,
 		      __u64 tag)
 {
-	static const struct fuse_uring_req_cmd none;
+	static const struct fuse_uring_slot_cmd none;
 	struct io_uring_sqe *sqe;
 	struct raw_cmd *raw;
 	int ret;
@@ -331,26 +331,27 @@ static int ring_cpus(struct server *srv, unsigned int qid,
 		     struct server_thread *st)
 {
 	struct fuse_uring_queue_info info = { .size = sizeof(info), .qid = qid };
-	unsigned int cpu;
-	__u8 *bits;
-	int ret;
+	cpu_set_t *cpus;
 
 	if (ioctl(srv->fd, FUSE_DEV_IOC_URING_QUEUE_INFO, &info))
 		return server_set_error(-errno, "cannot ask about a queue");
-	bits = calloc(1, info.cpus_len);
-	if (!bits)
+	if (!info.nr_cpus)
+		return 0;
+	cpus = calloc(1, info.cpus_len);
+	if (!cpus)
 		return server_set_error(-ENOMEM, "cannot ask about a queue");
-	info.cpus = (uintptr_t)bits;
-	ret = ioctl(srv->fd, FUSE_DEV_IOC_URING_QUEUE_INFO, &info);
-	if (ret)
-		ret = server_set_error(-errno, "cannot ask about a queue");
-	st->cpus_size = CPU_ALLOC_SIZE(info.cpus_len * 8);
-	st->cpus = ret || !info.nr_cpus ? NULL : calloc(1, st->cpus_size);
-	for (cpu = 0; st->cpus && cpu < info.cpus_len * 8; cpu++)
-		if (bits[cpu / 8] & 1 << cpu % 8)
-			CPU_SET_S(cpu, st->cpus_size, st->cpus);
-	free(bits);
-	return ret;
+	/* The kernel's mask is what a cpu_set_t is, of any size */
+	st->cpus = cpus;
+	st->cpus_size = info.cpus_len;
+	info = (struct fuse_uring_queue_info){
+		.size = sizeof(info),
+		.qid = qid,
+		.cpus = (uintptr_t)cpus,
+		.cpus_len = st->cpus_size,
+	};
+	if (ioctl(srv->fd, FUSE_DEV_IOC_URING_QUEUE_INFO, &info))
+		return server_set_error(-errno, "cannot ask about a queue");
+	return 0;
 }
 
 /* A thread for @nr slots from @first on and @nr_control control slots */
@@ -425,6 +426,33 @@ static int ring_setup_ioctl(struct server *srv, struct fuse_uring_setup *setup)
 	return 0;
 }
 
+/* What to change when the kernel refuses a ring */
+static const char *ring_setup_hint(int err)
+{
+	switch (err) {
+	case EOPNOTSUPP:
+		return "the ring is off: set module parameter fuse.enable_uring";
+	case ENOTTY:
+		return "the kernel lacks the ring: it needs CONFIG_FUSE_IO_URING";
+	case ENOBUFS:
+		return "too little locked memory: raise ulimit -l, or ask for less";
+	case ENOMEM:
+		return "no memory for the ring: ask for less";
+	case EFBIG:
+		return "the mappings get too large: make depth or payload smaller";
+	case ENXIO:
+		return "more queues than CPUs: make queues fewer";
+	case ERANGE:
+		return "a size is out of the kernel's range: see struct fuse_uring_setup";
+	case EMSGSIZE:
+		return "the payload is smaller than at first: make it as large";
+	case EBUSY:
+		return "another server has the ring: end it, or let it detach";
+	default:
+		return "cannot make the ring";
+	}
+}
+
 int ring_setup(struct server *srv)
 {
 	struct server_keep *keep = srv->opts.keep;
@@ -462,13 +490,7 @@ int ring_setup(struct server *srv)
 		setup->cpus = (uintptr_t)cpus;
 	}
 	if (ring_setup_ioctl(srv, setup))
-		return server_set_error(-errno, errno == EOPNOTSUPP ?
-				"the ring is off (module parameter fuse.enable_uring)" :
-				errno == ENOTTY ?
-				"the kernel lacks the ring (CONFIG_FUSE_IO_URING)" :
-				errno == EINVAL ?
-				"the kernel refuses a ring of these sizes" :
-				"cannot make the ring");
+		return server_set_error(-errno, ring_setup_hint(errno));
 	if (nr_threads > setup->queue_depth)
 		return server_refuse("more threads per queue than slots");
 	srv->payload_max = setup->payload_size;
@@ -525,7 +547,7 @@ const struct fuse_uring_setup *ring_granted(struct server *srv)
 
 int server_detach(struct server *srv)
 {
-	struct fuse_uring_req_cmd cmd = { 0 };
+	struct fuse_uring_slot_cmd cmd = { 0 };
 	struct ring *ring = srv->ring;
 	int ret;
 
@@ -565,7 +587,7 @@ bool ring_needs_reader(struct server *srv)
 
 int ring_notify(struct server *srv, const struct fuse_out_header *msg)
 {
-	static const struct fuse_uring_req_cmd none;
+	static const struct fuse_uring_slot_cmd none;
 
 	return side_ring_cmd(srv->side, FUSE_URING_REQ_NOTIFY, &none, msg,
 			     msg->len);

@@ -22,6 +22,7 @@
 
 #include "../kselftest_harness.h"
 #include "common.h"
+#include "proto.h"
 #include "puppet.h"
 #include "util.h"
 
@@ -321,6 +322,23 @@ TEST_F(begin, switched_off_later)
 {
 	ASSERT_EQ(0, puppet_init(&self->p));
 	ASSERT_EQ(0, ring_switch(false));
+	ASSERT_EQ(0, puppet_arm(&self->p));
+	EXPECT_EQ(0, one_more(&self->p));
+}
+
+/* A descriptor that is not mounted, and a reply before there is a slot. */
+TEST_F(begin, no_ring_yet)
+{
+	int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC), own = self->p.fd;
+
+	ASSERT_LE(0, fd);
+	self->p.fd = fd;
+	EXPECT_EQ(-ENOTCONN, register_now(&self->p, 0));
+	EXPECT_EQ(-ENOTCONN, command_now(&self->p, COMMIT, 0, 1, NULL, 0));
+	self->p.fd = own;
+	close(fd);
+	ASSERT_EQ(0, puppet_init(&self->p));
+	EXPECT_EQ(-ENOTCONN, command_now(&self->p, COMMIT, 0, 1, NULL, 0));
 	ASSERT_EQ(0, puppet_arm(&self->p));
 	EXPECT_EQ(0, one_more(&self->p));
 }
@@ -637,7 +655,7 @@ TEST_F(user, commit_to_the_wrong_queue)
 TEST_F(user, managed)
 {
 	struct fuse_uring_setup setup = { .size = sizeof(setup) };
-	struct fuse_uring_req_cmd cmd = { 0 };
+	struct fuse_uring_slot_cmd cmd = { 0 };
 	static struct puppet_req req;
 	__u32 op;
 
@@ -646,12 +664,26 @@ TEST_F(user, managed)
 			TH_LOG("command %u", op);
 	EXPECT_EQ(-1, ioctl(self->p.fd, FUSE_DEV_IOC_URING_SETUP, &setup));
 	EXPECT_EQ(EBUSY, errno);
+	setup = (struct fuse_uring_setup){ .size = sizeof(setup) };
+	EXPECT_EQ(-1, ioctl(self->p.fd, FUSE_DEV_IOC_URING_INFO, &setup));
+	EXPECT_EQ(ENXIO, errno);
 	ASSERT_EQ(0, hold(&self->p, &self->r, &req));
 	cmd.commit_id = req.commit_id;
 	EXPECT_EQ(-EBUSY, puppet_command_now(&self->p,
 					     FUSE_URING_REQ_COMMIT_AND_FETCH,
 					     &cmd));
 	EXPECT_EQ(0, goes_on(&self->p, &self->r, &req));
+}
+
+/* Numbers that neither ring has. */
+TEST_F(user, unknown_command)
+{
+	static const __u32 ops[] = { 0, 3, 63, 127, 0xffff };
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(ops); i++)
+		EXPECT_EQ(-EINVAL, command_now(&self->p, ops[i], 0, 0, NULL, 0))
+			TH_LOG("command %u", ops[i]);
 }
 
 /* What nobody needs to set is not looked at. */
