@@ -527,12 +527,40 @@ bool requester_ended(struct requester *r, int *result, unsigned int ms)
 	return true;
 }
 
+/* As comments of the test's results */
+static void print_file(const char *path)
+{
+	static char text[1 << 16];
+	char *line, *save;
+
+	if (file_read(path, text, sizeof(text)) <= 0)
+		return;
+	printf("# %s:\n", path);
+	for (line = strtok_r(text, "\n", &save); line;
+	     line = strtok_r(NULL, "\n", &save))
+		printf("#   %s\n", line);
+}
+
+int requester_hangs(const struct requester *r, int conn)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "/proc/%d/stack", r->pid);
+	print_file(path);
+	if (conn >= 0) {
+		conn_path(path, sizeof(path), conn, "uring");
+		print_file(path);
+	}
+	fflush(stdout);
+	return REQUESTER_HANGS;
+}
+
 int requester_join(struct requester *r)
 {
 	int result;
 
 	return requester_ended(r, &result, TEST_WAIT_MS) ? result :
-							  REQUESTER_HANGS;
+							  requester_hangs(r, -1);
 }
 
 /* The letter of a process's state; 'X' when there is none of this number. */

@@ -177,6 +177,9 @@ bool requester_ended(struct requester *r, int *result, unsigned int ms);
 int requester_join(struct requester *r);
 #define REQUESTER_HANGS	(-1000)
 
+/* Prints where it hangs, and what the connection (-1: none) knows; -1000. */
+int requester_hangs(const struct requester *r, int conn);
+
 /* The state letter of /proc/PID/stat becomes one of @states. */
 bool process_becomes(pid_t pid, const char *states);
 

@@ -983,19 +983,23 @@ int puppet_serve(struct puppet *p, struct requester *r)
 {
 	__u64 end = now_ms() + TEST_WAIT_MS;
 	static struct puppet_req req;
-	int ret;
+	int ret, error = 0;
+	unsigned int rounds;
 
-	while (now_ms() < end) {
+	for (rounds = 0; now_ms() < end; rounds++) {
 		if (requester_ended(r, &ret, 0))
 			return ret;
 		/* Short, as the requester's end wakes nobody here. */
 		ret = puppet_next(p, &req, 2);
 		if (ret == PUPPET_REQUEST)
-			puppet_answer(p, &req);
-		else if (ret == -EPROTO)
+			ret = puppet_answer(p, &req);
+		if (ret == -EPROTO)
 			return ret;
+		if (ret < 0)
+			error = ret;
 	}
-	return REQUESTER_HANGS;
+	printf("# looked %u times for requests, last error %d\n", rounds, error);
+	return requester_hangs(r, p->conn);
 }
 
 int puppet_drain(struct puppet *p, unsigned int ms)
