@@ -29,11 +29,16 @@ static inline bool transport_rings(enum test_transport transport)
 	return transport != TRANSPORT_DEV;
 }
 
-/* Everything is waited for at most this long, also on an emulated debug kernel. */
-#define TEST_WAIT_MS	20000
+/*
+ * Everything is waited for at most this long, also on an emulated debug kernel
+ * on a machine that is busy with something else.
+ */
+#define TEST_WAIT_MS	100000
 
-/* For TEST_F_TIMEOUT(): more than the waiting that a test can add up. */
-#define TEST_TIMEOUT	120
+/* Seconds for a test: more than the waiting that it can add up. */
+#define TEST_TIMEOUT	600
+#undef TEST_TIMEOUT_DEFAULT
+#define TEST_TIMEOUT_DEFAULT	TEST_TIMEOUT
 
 /*
  * A private mount namespace with an empty tmpfs at TEST_DIR, the control

@@ -316,7 +316,7 @@ FIXTURE_TEARDOWN(control)
 	puppet_stop(&self->p);
 }
 
-TEST_F_TIMEOUT(control, one_file, TEST_TIMEOUT)
+TEST_F(control, one_file)
 {
 	static struct puppet_req req;
 
@@ -334,7 +334,7 @@ TEST_F_TIMEOUT(control, one_file, TEST_TIMEOUT)
 	EXPECT_TRUE(ledger_balanced());
 }
 
-TEST_F_TIMEOUT(control, some_files, TEST_TIMEOUT)
+TEST_F(control, some_files)
 {
 	unsigned int i;
 
@@ -358,7 +358,7 @@ TEST_F_TIMEOUT(control, some_files, TEST_TIMEOUT)
 }
 
 /* A forget that the server has not done with keeps nobody waiting. */
-TEST_F_TIMEOUT(control, while_a_forget_is_held, TEST_TIMEOUT)
+TEST_F(control, while_a_forget_is_held)
 {
 	static struct puppet_req intr, forget;
 	static struct puppet_held get;
@@ -556,7 +556,7 @@ static int next_forgets(struct puppet *p, struct puppet_req *req)
  * Forgets that come while the server has one in hand wait, and then come as
  * many at a time as there is room for, one message after the other.
  */
-TEST_F_TIMEOUT(slots, batches, TEST_TIMEOUT)
+TEST_F(slots, batches)
 {
 	static struct puppet_req req;
 	unsigned int nr, left, batches = 0;
@@ -630,7 +630,7 @@ static int hold_one(struct puppet *p, struct puppet_held *held,
 }
 
 /* While a forget is held, interrupts come: one slot is kept for them. */
-TEST_F_TIMEOUT(slots, interrupts_pass_forgets, TEST_TIMEOUT)
+TEST_F(slots, interrupts_pass_forgets)
 {
 	static struct puppet_req forget, intr;
 	unsigned int i;
@@ -661,7 +661,7 @@ TEST_F_TIMEOUT(slots, interrupts_pass_forgets, TEST_TIMEOUT)
 }
 
 /* What waits on the lists of /dev/fuse comes with the first control slot. */
-TEST_F_TIMEOUT(slots, armed_later, TEST_TIMEOUT)
+TEST_F(slots, armed_later)
 {
 	struct pollfd pfd = { .fd = self->p.fd, .events = POLLIN };
 	static struct puppet_req intr;
@@ -733,7 +733,7 @@ static void back_to_dev(struct __test_metadata *_metadata,
 	EXPECT_LT(0, ring_stat(self->p.conn, "forgets_ring"));
 }
 
-TEST_F_TIMEOUT(slots, last_one_detached, TEST_TIMEOUT)
+TEST_F(slots, last_one_detached)
 {
 	unsigned int i;
 
@@ -744,7 +744,7 @@ TEST_F_TIMEOUT(slots, last_one_detached, TEST_TIMEOUT)
 	back_to_dev(_metadata, self);
 }
 
-TEST_F_TIMEOUT(slots, last_one_closed, TEST_TIMEOUT)
+TEST_F(slots, last_one_closed)
 {
 	ASSERT_EQ(0, arm_control(&self->p));
 	puppet_close_uring(&self->p);
@@ -756,7 +756,7 @@ TEST_F_TIMEOUT(slots, last_one_closed, TEST_TIMEOUT)
  * The server lives, so its slot is still in its hands: what waits behind the
  * message in it goes on when that is committed, by another io_uring.
  */
-TEST_F_TIMEOUT(slots, closed_while_forgets_wait, TEST_TIMEOUT)
+TEST_F(slots, closed_while_forgets_wait)
 {
 	static struct puppet_req req;
 
@@ -777,7 +777,7 @@ TEST_F_TIMEOUT(slots, closed_while_forgets_wait, TEST_TIMEOUT)
 }
 
 /* They come over another io_uring. */
-TEST_F_TIMEOUT(slots, closed_before_it_is_told, TEST_TIMEOUT)
+TEST_F(slots, closed_before_it_is_told)
 {
 	ASSERT_EQ(0, arm_control(&self->p));
 	ASSERT_EQ(0, ledger_open(700, 1));
@@ -989,7 +989,7 @@ TEST_F(slots, interrupt_of_another_unique)
 }
 
 /* The connection ends with forgets and interrupts everywhere. */
-TEST_F_TIMEOUT(slots, abort, TEST_TIMEOUT)
+TEST_F(slots, abort)
 {
 	static struct puppet_req forget, intr;
 	struct fuse_uring_slot_cmd cmd;
@@ -1043,7 +1043,7 @@ static int count_lookups(struct puppet *p, struct puppet_req *req,
 	return puppet_answer(p, req);
 }
 
-TEST_F_TIMEOUT(slots, come_and_go, TEST_TIMEOUT)
+TEST_F(slots, come_and_go)
 {
 	__u64 seed = test_seed(), end = now_ms() + test_ms();
 	int ret, *stop = shared_alloc(sizeof(*stop));
@@ -1209,7 +1209,7 @@ TEST_F(queues, interrupt_after_detach)
 }
 
 /* At most one message of forgets for each queue, and none is lost. */
-TEST_F_TIMEOUT(queues, forgets, TEST_TIMEOUT)
+TEST_F(queues, forgets)
 {
 	static struct puppet_req req;
 	struct puppet_req *held[2] = { NULL };

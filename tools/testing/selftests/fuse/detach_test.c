@@ -332,7 +332,7 @@ TEST(detach_without_ring)
  * From the ring to /dev/fuse and back, as fast as it goes: no requester is
  * told of an error, and each way is taken.
  */
-TEST_F_TIMEOUT(detach, again_and_again, TEST_TIMEOUT)
+TEST_F(detach, again_and_again)
 {
 	static const struct puppet_io io = {
 		.path = TEST_MNT "/f3",

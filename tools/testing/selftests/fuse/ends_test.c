@@ -208,7 +208,7 @@ static int mapped_page_client(const void *arg)
 	return err;
 }
 
-TEST_F_TIMEOUT(mapped_page, read_is_committed_first, TEST_TIMEOUT)
+TEST_F(mapped_page, read_is_committed_first)
 {
 	ASSERT_EQ(0, process_start(&self->server, mapped_page_server,
 				   &self->p));
@@ -437,7 +437,7 @@ static int request_umount(const void *arg)
 }
 
 /* The last reply drops the last reference of the file. */
-TEST_F_TIMEOUT(block, read_ends_after_close, TEST_TIMEOUT)
+TEST_F(block, read_ends_after_close)
 {
 	ASSERT_EQ(0, block_start(&self->server, &self->p));
 	ASSERT_EQ(0, requester_start(&self->client, read_and_close, NULL));
@@ -470,7 +470,7 @@ static int readahead_and_close(const void *arg)
 }
 
 /* Nobody waits for these RELEASEs, and all but one wait for a credit. */
-TEST_F_TIMEOUT(block, destroy_is_last, TEST_TIMEOUT)
+TEST_F(block, destroy_is_last)
 {
 	__u64 end;
 

@@ -534,22 +534,22 @@ static int play(const char *path, unsigned int with, __u64 seed)
 	return ret ? ret : shadow_close(&s);
 }
 
-TEST_F_TIMEOUT(integrity, cached, TEST_TIMEOUT)
+TEST_F(integrity, cached)
 {
 	EXPECT_EQ(0, play(FILE_PATH, WITH_CACHE, self->seed));
 }
 
-TEST_F_TIMEOUT(integrity, direct, TEST_TIMEOUT)
+TEST_F(integrity, direct)
 {
 	EXPECT_EQ(0, play(FILE_PATH, WITH_DIRECT, self->seed));
 }
 
-TEST_F_TIMEOUT(integrity, mapped, TEST_TIMEOUT)
+TEST_F(integrity, mapped)
 {
 	EXPECT_EQ(0, play(FILE_PATH, WITH_MAP | WITH_CACHE, self->seed));
 }
 
-TEST_F_TIMEOUT(integrity, everything, TEST_TIMEOUT)
+TEST_F(integrity, everything)
 {
 	EXPECT_EQ(0, play(FILE_PATH, ~0U, self->seed));
 }
@@ -567,7 +567,7 @@ static int player(const void *arg)
 	return play(p->path, ~0U, p->seed);
 }
 
-TEST_F_TIMEOUT(integrity, processes, TEST_TIMEOUT)
+TEST_F(integrity, processes)
 {
 	struct requester r[4];
 	struct player p;
@@ -625,7 +625,7 @@ static int stripe_writer(const void *arg)
 	return 0;
 }
 
-TEST_F_TIMEOUT(integrity, one_file, TEST_TIMEOUT)
+TEST_F(integrity, one_file)
 {
 	struct stripes st = { .nr = 4 };
 	struct requester r[4];
@@ -670,7 +670,7 @@ static int appender(const void *arg)
 	return 0;
 }
 
-TEST_F_TIMEOUT(integrity, append, TEST_TIMEOUT)
+TEST_F(integrity, append)
 {
 	unsigned int i, j, next[3] = { 0 }, wrong = 0;
 	struct requester r[3];
@@ -696,7 +696,7 @@ TEST_F_TIMEOUT(integrity, append, TEST_TIMEOUT)
 }
 
 /* Much at a time, with readahead, in pieces that fit nothing. */
-TEST_F_TIMEOUT(integrity, sequential, TEST_TIMEOUT)
+TEST_F(integrity, sequential)
 {
 	static const size_t pieces[] = { 4096, 5000, 131072, 1000003 };
 	size_t max = kernel_debugs() ? FILE_MAX / 2 : FILE_MAX;
@@ -731,7 +731,7 @@ TEST_F_TIMEOUT(integrity, sequential, TEST_TIMEOUT)
 }
 
 /* From one file to another inside the kernel, and a private mapping. */
-TEST_F_TIMEOUT(integrity, sendfile, TEST_TIMEOUT)
+TEST_F(integrity, sendfile)
 {
 	size_t sum = 0;
 	struct shadow s;

@@ -307,7 +307,7 @@ TEST_F(interrupt, and_abort)
  * Signals at any time: before the request is copied, in the slot, in the
  * server's hands, while its reply is copied.
  */
-TEST_F_TIMEOUT(interrupt, at_any_time, TEST_TIMEOUT)
+TEST_F(interrupt, at_any_time)
 {
 	__u64 seed = test_seed(), end = now_ms() + test_ms();
 	static struct puppet_req req;
@@ -338,7 +338,7 @@ TEST_F_TIMEOUT(interrupt, at_any_time, TEST_TIMEOUT)
 }
 
 /* The same with requesters that are killed, and others that come instead. */
-TEST_F_TIMEOUT(interrupt, killed_at_any_time, TEST_TIMEOUT)
+TEST_F(interrupt, killed_at_any_time)
 {
 	__u64 seed = test_seed(), end = now_ms() + test_ms();
 	static struct puppet_req req;

@@ -398,7 +398,7 @@ static void check_requests(struct __test_metadata *_metadata,
 		EXPECT_NE(REQUESTER_HANGS, requester_join(&self->reader));
 }
 
-TEST_F_TIMEOUT(end, abort, TEST_TIMEOUT)
+TEST_F(end, abort)
 {
 	make_requests(_metadata, self, variant->life.stage);
 	ASSERT_EQ(0, conn_abort(self->d.conn));
@@ -409,7 +409,7 @@ TEST_F_TIMEOUT(end, abort, TEST_TIMEOUT)
 }
 
 /* The end does not wait for the server to run. */
-TEST_F_TIMEOUT(end, abort_while_stopped, TEST_TIMEOUT)
+TEST_F(end, abort_while_stopped)
 {
 	make_requests(_metadata, self, variant->life.stage);
 	ASSERT_EQ(0, kill(self->d.process.pid, SIGSTOP));
@@ -420,7 +420,7 @@ TEST_F_TIMEOUT(end, abort_while_stopped, TEST_TIMEOUT)
 	EXPECT_NE(REQUESTER_HANGS, daemon_kill(&self->d));
 }
 
-TEST_F_TIMEOUT(end, kill, TEST_TIMEOUT)
+TEST_F(end, kill)
 {
 	make_requests(_metadata, self, variant->life.stage);
 	if (self->requests && variant->life.stage != STAGE_SERVING) {
@@ -433,7 +433,7 @@ TEST_F_TIMEOUT(end, kill, TEST_TIMEOUT)
 	EXPECT_EQ(0, unmount(self->d.conn));
 }
 
-TEST_F_TIMEOUT(end, exec, TEST_TIMEOUT)
+TEST_F(end, exec)
 {
 	make_requests(_metadata, self, variant->life.stage);
 	ASSERT_EQ(0, kill(self->d.process.pid, SIGUSR1));
@@ -456,7 +456,7 @@ static void join_requests(struct __test_metadata *_metadata,
 	EXPECT_NE(REQUESTER_HANGS, requester_join(&self->reader));
 }
 
-TEST_F_TIMEOUT(end, forced_unmount, TEST_TIMEOUT)
+TEST_F(end, forced_unmount)
 {
 	int ret;
 
@@ -476,7 +476,7 @@ TEST_F_TIMEOUT(end, forced_unmount, TEST_TIMEOUT)
 	EXPECT_NE(REQUESTER_HANGS, daemon_kill(&self->d));
 }
 
-TEST_F_TIMEOUT(end, lazy_unmount, TEST_TIMEOUT)
+TEST_F(end, lazy_unmount)
 {
 	make_requests(_metadata, self, variant->life.stage);
 	ASSERT_EQ(0, umount2(TEST_MNT, MNT_DETACH));
@@ -491,14 +491,14 @@ TEST_F_TIMEOUT(end, lazy_unmount, TEST_TIMEOUT)
 	EXPECT_TRUE(conn_gone(self->d.conn));
 }
 
-TEST_F_TIMEOUT(end, unmount, TEST_TIMEOUT)
+TEST_F(end, unmount)
 {
 	EXPECT_EQ(0, unmount(self->d.conn));
 	EXPECT_NE(REQUESTER_HANGS, daemon_kill(&self->d));
 }
 
 /* Who has been killed goes, and does not disturb the rest. */
-TEST_F_TIMEOUT(end, requesters_first, TEST_TIMEOUT)
+TEST_F(end, requesters_first)
 {
 	unsigned int i;
 
@@ -620,7 +620,7 @@ FIXTURE_TEARDOWN(freeze)
  * As suspend does: all tasks are frozen, and thawed again.  None waits for the
  * server in the meantime, for that is what no FUSE filesystem survives well.
  */
-TEST_F_TIMEOUT(freeze, all_tasks, TEST_TIMEOUT)
+TEST_F(freeze, all_tasks)
 {
 	struct requester r;
 	unsigned int i;
@@ -643,7 +643,7 @@ TEST_F_TIMEOUT(freeze, all_tasks, TEST_TIMEOUT)
 #define FREEZE_CGROUP	TEST_DIR "/cgroup"
 
 /* As container managers do: the server alone, in the middle of its work. */
-TEST_F_TIMEOUT(freeze, server, TEST_TIMEOUT)
+TEST_F(freeze, server)
 {
 	char pid[16], buf[128];
 	struct requester r;

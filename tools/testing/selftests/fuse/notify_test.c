@@ -1040,7 +1040,7 @@ TEST(notify_without_ring)
 }
 
 /* So many wait at a time, the one that holds them up included. */
-TEST_F_TIMEOUT(command, too_many, TEST_TIMEOUT)
+TEST_F(command, too_many)
 {
 	struct puppet_call *call[FUSE_URING_MAX_NOTIFY + 1];
 	unsigned int i, nr;
@@ -1070,7 +1070,7 @@ TEST_F_TIMEOUT(command, too_many, TEST_TIMEOUT)
 	EXPECT_EQ(0, reader_end(&self->p, &self->r));
 }
 
-TEST_F_TIMEOUT(command, too_much, TEST_TIMEOUT)
+TEST_F(command, too_much)
 {
 	size_t max = self->p.setup.payload_size + 4096;
 	size_t data = max - HEADER - sizeof(struct fuse_notify_store_out);

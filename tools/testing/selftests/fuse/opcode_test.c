@@ -708,7 +708,7 @@ static void do_directory(struct __test_metadata *_metadata,
 	EXPECT_TRUE(sent_soon(self, FUSE_RELEASEDIR));
 }
 
-TEST_F_TIMEOUT(opcode, directory, TEST_TIMEOUT)
+TEST_F(opcode, directory)
 {
 	do_directory(_metadata, self);
 }
@@ -954,7 +954,7 @@ static void do_forget(struct __test_metadata *_metadata,
 	EXPECT_TRUE(sent(self, FUSE_BATCH_FORGET));
 }
 
-TEST_F_TIMEOUT(opcode, forget, TEST_TIMEOUT)
+TEST_F(opcode, forget)
 {
 	do_forget(_metadata, self);
 }

@@ -822,7 +822,7 @@ static void try_size(struct __test_metadata *_metadata, struct puppet *p,
 	EXPECT_TRUE(ring_queue_stat_becomes(p->conn, 0, "pool_used", 0));
 }
 
-TEST_F_TIMEOUT(pool, size_decides, TEST_TIMEOUT)
+TEST_F(pool, size_decides)
 {
 	const size_t sizes[] = { 100, SMALL - 1, SMALL, SMALL + 1, CHUNK,
 				 CHUNK + 1, PAYLOAD };
@@ -837,7 +837,7 @@ TEST_F_TIMEOUT(pool, size_decides, TEST_TIMEOUT)
 }
 
 /* The same with slots' own areas that are larger. */
-TEST_F_TIMEOUT(pool, size_asked_for_decides, TEST_TIMEOUT)
+TEST_F(pool, size_asked_for_decides)
 {
 	const size_t sizes[] = { 100, 5 * SMALL, 5 * SMALL + 1, PAYLOAD };
 	struct puppet_options opt = pool_options;
@@ -1267,7 +1267,7 @@ static bool is_right_write(const struct puppet_req *req)
 	return true;
 }
 
-TEST_F_TIMEOUT(pool, any_mixture, TEST_TIMEOUT)
+TEST_F(pool, any_mixture)
 {
 	static struct mixture mixtures[6];
 	static char paths[ARRAY_SIZE(mixtures)][32];
@@ -1576,7 +1576,7 @@ static void come_by_queue_0(struct __test_metadata *_metadata,
 	}
 }
 
-TEST_F_TIMEOUT(two_pools, detached, TEST_TIMEOUT)
+TEST_F(two_pools, detached)
 {
 	unsigned int i;
 
@@ -1641,7 +1641,7 @@ static void mate_init(struct mate *m, struct puppet *p)
 }
 
 /* Held requests of a dead thread are still its process's to answer. */
-TEST_F_TIMEOUT(two_pools, thread_is_dead, TEST_TIMEOUT)
+TEST_F(two_pools, thread_is_dead)
 {
 	static struct mate m;
 	unsigned int nr;
@@ -1685,7 +1685,7 @@ static int mate_process(struct puppet *p, int ready)
 		pause();
 }
 
-TEST_F_TIMEOUT(two_pools, process_is_killed, TEST_TIMEOUT)
+TEST_F(two_pools, process_is_killed)
 {
 	struct requester mate;
 	unsigned int nr = 0;
@@ -1773,7 +1773,7 @@ static void *owner_thread(void *arg)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(dead_thread, keeps_its_memory, TEST_TIMEOUT)
+TEST_F(dead_thread, keeps_its_memory)
 {
 	static struct mate m;
 	struct requester r;
@@ -1941,7 +1941,7 @@ FIXTURE_TEARDOWN(full_size)
 }
 
 /* The largest in all slots at once, and more of them. */
-TEST_F_TIMEOUT(full_size, never_waits_for_a_buffer, TEST_TIMEOUT)
+TEST_F(full_size, never_waits_for_a_buffer)
 {
 	unsigned int i;
 

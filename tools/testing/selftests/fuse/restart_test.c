@@ -347,7 +347,7 @@ static void all_well(struct __test_metadata *_metadata,
 	}
 }
 
-TEST_F_TIMEOUT(restart, of_a_killed_server, TEST_TIMEOUT)
+TEST_F(restart, of_a_killed_server)
 {
 	unsigned int i;
 
@@ -372,7 +372,7 @@ TEST_F_TIMEOUT(restart, of_a_killed_server, TEST_TIMEOUT)
 }
 
 /* The message may be written to /dev/fuse as well, and come before slots do. */
-TEST_F_TIMEOUT(restart, resend_by_write, TEST_TIMEOUT)
+TEST_F(restart, resend_by_write)
 {
 	struct fuse_out_header out = {
 		.len = sizeof(out),
@@ -401,7 +401,7 @@ TEST_F_TIMEOUT(restart, resend_by_write, TEST_TIMEOUT)
  * The process stays, but knows nothing any more of what it has in hand.  With
  * DEFER_TASKRUN, exec has delivered some of that.
  */
-TEST_F_TIMEOUT(restart, of_another_program, TEST_TIMEOUT)
+TEST_F(restart, of_another_program)
 {
 	unsigned int i, again = 0;
 	static struct puppet_req req;
@@ -425,7 +425,7 @@ TEST_F_TIMEOUT(restart, of_another_program, TEST_TIMEOUT)
 }
 
 /* The second server dies as the first one did. */
-TEST_F_TIMEOUT(restart, twice, TEST_TIMEOUT)
+TEST_F(restart, twice)
 {
 	struct plan plan = {
 		.opcode = FUSE_GETATTR,
@@ -458,7 +458,7 @@ TEST_F_TIMEOUT(restart, twice, TEST_TIMEOUT)
 }
 
 /* Who waits can be killed, unless the request was with the server. */
-TEST_F_TIMEOUT(restart, requesters_are_killed, TEST_TIMEOUT)
+TEST_F(restart, requesters_are_killed)
 {
 	unsigned int i, ended = 0;
 	__u64 end;
@@ -483,7 +483,7 @@ TEST_F_TIMEOUT(restart, requesters_are_killed, TEST_TIMEOUT)
 }
 
 /* Nobody came to take its place. */
-TEST_F_TIMEOUT(restart, aborted_in_between, TEST_TIMEOUT)
+TEST_F(restart, aborted_in_between)
 {
 	unsigned int i;
 
@@ -497,7 +497,7 @@ TEST_F_TIMEOUT(restart, aborted_in_between, TEST_TIMEOUT)
 }
 
 /* Or was there, and did not ask. */
-TEST_F_TIMEOUT(restart, aborted_before_resend, TEST_TIMEOUT)
+TEST_F(restart, aborted_before_resend)
 {
 	unsigned int i;
 
@@ -513,7 +513,7 @@ TEST_F_TIMEOUT(restart, aborted_before_resend, TEST_TIMEOUT)
 }
 
 /* The second server is told of the interrupt, too. */
-TEST_F_TIMEOUT(restart, interrupted, TEST_TIMEOUT)
+TEST_F(restart, interrupted)
 {
 	struct plan plan = { .opcode = FUSE_GETATTR, .hold = 1 };
 	static struct puppet_req intr;
@@ -541,7 +541,7 @@ TEST_F_TIMEOUT(restart, interrupted, TEST_TIMEOUT)
 }
 
 /* Data that is read and written in the background, and its accounting. */
-TEST_F_TIMEOUT(restart, background, TEST_TIMEOUT)
+TEST_F(restart, background)
 {
 	struct puppet_io io = { .path = FILE2, .len = 4 * PUPPET_READAHEAD };
 	struct plan plan = { .opcode = FUSE_READ, .hold = 1 };
@@ -589,7 +589,7 @@ TEST_F_TIMEOUT(restart, background, TEST_TIMEOUT)
 }
 
 /* A forget has no answer: the message that died with the server is done. */
-TEST_F_TIMEOUT(restart, forgets, TEST_TIMEOUT)
+TEST_F(restart, forgets)
 {
 	struct plan plan = { .opcode = FUSE_FORGET, .hold = 1 };
 	static struct puppet_req req;
@@ -697,12 +697,12 @@ static void replace_one_that_exits(struct __test_metadata *_metadata,
 	all_well(_metadata, self);
 }
 
-TEST_F_TIMEOUT(restart, of_one_that_exits, TEST_TIMEOUT)
+TEST_F(restart, of_one_that_exits)
 {
 	replace_one_that_exits(_metadata, self, 0);
 }
 
-TEST_F_TIMEOUT(restart, of_one_that_exits_with_requests, TEST_TIMEOUT)
+TEST_F(restart, of_one_that_exits_with_requests)
 {
 	replace_one_that_exits(_metadata, self, 2);
 }
@@ -981,12 +981,12 @@ static void commit_late(struct __test_metadata *_metadata,
 		EXPECT_EQ(-SIGKILL, server_kill(&self->s));
 }
 
-TEST_F_TIMEOUT(ring, late_commit_of_a_dead_server, TEST_TIMEOUT)
+TEST_F(ring, late_commit_of_a_dead_server)
 {
 	commit_late(_metadata, self, false);
 }
 
-TEST_F_TIMEOUT(ring, late_commit_without_io_uring, TEST_TIMEOUT)
+TEST_F(ring, late_commit_without_io_uring)
 {
 	commit_late(_metadata, self, true);
 }
@@ -1044,7 +1044,7 @@ static int compare_ids(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-TEST_F_TIMEOUT(ring, ids_are_never_seen_twice, TEST_TIMEOUT)
+TEST_F(ring, ids_are_never_seen_twice)
 {
 	struct ids *ids = shared_alloc(sizeof(*ids));
 	struct ids_of of = { &self->p, ids };

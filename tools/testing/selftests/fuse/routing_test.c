@@ -266,7 +266,7 @@ static int setup_queues(struct puppet *p, unsigned int nr)
 	return puppet_setup(p);
 }
 
-TEST_F_TIMEOUT(routing_map, of_any_number_of_queues, TEST_TIMEOUT)
+TEST_F(routing_map, of_any_number_of_queues)
 {
 	unsigned int nr, online = CPU_COUNT(&machine.online);
 	cpu_set_t all = machine.online;
@@ -285,7 +285,7 @@ TEST_F_TIMEOUT(routing_map, of_any_number_of_queues, TEST_TIMEOUT)
 	}
 }
 
-TEST_F_TIMEOUT(routing_map, is_the_same_again, TEST_TIMEOUT)
+TEST_F(routing_map, is_the_same_again)
 {
 	unsigned int nr;
 	struct map map;
@@ -504,7 +504,7 @@ TEST_F(routing_cpus, others_use_queues_of_their_node)
 	}
 }
 
-TEST_F_TIMEOUT(routing_cpus, requests_come_by_them, TEST_TIMEOUT)
+TEST_F(routing_cpus, requests_come_by_them)
 {
 	static struct puppet_req req;
 	struct requester r;
@@ -693,7 +693,7 @@ FIXTURE_TEARDOWN(routing_live)
 	puppet_stop(&self->p);
 }
 
-TEST_F_TIMEOUT(routing_live, one_slot_serves_all, TEST_TIMEOUT)
+TEST_F(routing_live, one_slot_serves_all)
 {
 	unsigned int cpu, qid = self->p.setup.nr_queues - 1;
 
@@ -723,7 +723,7 @@ static int detach_queue(struct puppet *p, unsigned int qid)
 			   0 : -EPROTO;
 }
 
-TEST_F_TIMEOUT(routing_live, neighbours_stand_in_for_detached, TEST_TIMEOUT)
+TEST_F(routing_live, neighbours_stand_in_for_detached)
 {
 	int node = machine.node[0], cpu = cpu_of_node(node, 0), qid, i;
 	int mate = cpu_of_node(node, 1), other = cpu_of_other_node(node);
@@ -769,7 +769,7 @@ TEST_F_TIMEOUT(routing_live, neighbours_stand_in_for_detached, TEST_TIMEOUT)
 	EXPECT_EQ(mate, came_by(&self->p, mate));
 }
 
-TEST_F_TIMEOUT(routing_live, neighbours_stand_in_for_dead, TEST_TIMEOUT)
+TEST_F(routing_live, neighbours_stand_in_for_dead)
 {
 	int cpu = cpu_of_node(machine.node[0], 0), qid, i;
 	static struct puppet_thread m;
@@ -959,7 +959,7 @@ static int request_sequential(const void *arg)
  * of many queues.  As long as nothing is answered, what it reads ahead lies in
  * several queues of its node.
  */
-TEST_F_TIMEOUT(routing_spill, a_reader_uses_its_node, TEST_TIMEOUT)
+TEST_F(routing_spill, a_reader_uses_its_node)
 {
 	struct puppet_io io = { .path = FILE2, .len = 4 << 20 };
 	unsigned int most = 0, most_queues = 0, queues, i;
@@ -1065,8 +1065,7 @@ TEST_F(routing_spill, all_queues_of_the_node_are_used)
  * Where the requester runs is where its answer should be made.  When all slots
  * are held there, it is made by others, first by those of the node.
  */
-TEST_F_TIMEOUT(routing_spill, synchronous_requests_stay_while_they_can,
-	       TEST_TIMEOUT)
+TEST_F(routing_spill, synchronous_requests_stay_while_they_can)
 {
 	unsigned int i, depth = self->p.setup.queue_depth;
 	__u64 end = now_ms() + TEST_WAIT_MS;
@@ -1592,7 +1591,7 @@ static bool threads_are_within(pid_t pid, const cpu_set_t *cpus)
 	return dir && yes;
 }
 
-TEST_F_TIMEOUT(routing_load, server_is_confined, TEST_TIMEOUT)
+TEST_F(routing_load, server_is_confined)
 {
 	const char *why = cpuset_make();
 	unsigned int cpu, nr = 0;

@@ -192,7 +192,7 @@ static int commit_any(struct puppet *p, unsigned int slot, __u64 commit_id)
 }
 
 /* Commits what it can, with what the scribbler made of it. */
-TEST_F_TIMEOUT(hostile, header_changes, TEST_TIMEOUT)
+TEST_F(hostile, header_changes)
 {
 	__u64 ids[4] = { 0 }, end = now_ms() + test_ms();
 	static struct puppet_req req;
@@ -253,7 +253,7 @@ static int any_user_command(struct puppet *p, __u64 dice, __u64 *seed)
 }
 
 /* Random commands besides. */
-TEST_F_TIMEOUT(hostile, any_command, TEST_TIMEOUT)
+TEST_F(hostile, any_command)
 {
 	__u64 seed = test_seed(), end = now_ms() + test_ms();
 	static struct puppet_req req;
@@ -505,7 +505,7 @@ again:
 }
 
 /* The end comes while slots are being armed. */
-TEST_F_TIMEOUT(cycles, end_while_arming, TEST_TIMEOUT)
+TEST_F(cycles, end_while_arming)
 {
 	__u64 end = now_ms() + test_ms();
 	unsigned int i = 0;
@@ -658,7 +658,7 @@ static int rearm_user(struct puppet *p, struct puppet_req *req)
 	return ret;
 }
 
-TEST_F_TIMEOUT(restart, of_io_uring, TEST_TIMEOUT)
+TEST_F(restart, of_io_uring)
 {
 	__u64 seed = test_seed(), end = now_ms() + test_ms();
 	static struct puppet_req req;

@@ -251,7 +251,7 @@ TEST_F_TIMEOUT(takeover, under_load, 3 * TEST_TIMEOUT)
 }
 
 /* Nobody is left to start it again. */
-TEST_F_TIMEOUT(takeover, holder_is_killed, TEST_TIMEOUT)
+TEST_F(takeover, holder_is_killed)
 {
 	unsigned int i;
 	int ret;
@@ -272,7 +272,7 @@ TEST_F_TIMEOUT(takeover, holder_is_killed, TEST_TIMEOUT)
 }
 
 /* And asked to end, it ends. */
-TEST_F_TIMEOUT(takeover, holder_is_terminated, TEST_TIMEOUT)
+TEST_F(takeover, holder_is_terminated)
 {
 	struct stat st;
 

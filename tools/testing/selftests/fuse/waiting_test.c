@@ -277,7 +277,7 @@ static bool process_stops(pid_t pid)
 	return all;
 }
 
-TEST_F_TIMEOUT(killable, server_is_stopped, TEST_TIMEOUT)
+TEST_F(killable, server_is_stopped)
 {
 	struct requester r;
 
@@ -311,7 +311,7 @@ static bool cgroup_freezes(void)
 	return false;
 }
 
-TEST_F_TIMEOUT(killable, server_is_frozen, TEST_TIMEOUT)
+TEST_F(killable, server_is_frozen)
 {
 	struct requester r;
 	char pid[16];
@@ -354,7 +354,7 @@ static bool process_dumps(pid_t pid)
 #define CORE_PATTERN	"/proc/sys/kernel/core_pattern"
 
 /* Into a pipe that nobody reads, so it does not get far. */
-TEST_F_TIMEOUT(killable, server_dumps_core, TEST_TIMEOUT)
+TEST_F(killable, server_dumps_core)
 {
 	struct requester r;
 	char old[256];
@@ -373,7 +373,7 @@ TEST_F_TIMEOUT(killable, server_dumps_core, TEST_TIMEOUT)
 }
 
 /* Its requests may wait for a server that somebody starts later. */
-TEST_F_TIMEOUT(killable, server_has_died, TEST_TIMEOUT)
+TEST_F(killable, server_has_died)
 {
 	struct requester r;
 
@@ -383,7 +383,7 @@ TEST_F_TIMEOUT(killable, server_has_died, TEST_TIMEOUT)
 	kill_client(_metadata, &self->p, &r, 0);
 }
 
-TEST_F_TIMEOUT(killable, server_dies_meanwhile, TEST_TIMEOUT)
+TEST_F(killable, server_dies_meanwhile)
 {
 	struct requester r;
 
@@ -402,7 +402,7 @@ static int life_own_mount(struct puppet *p, const void *arg)
 }
 
 /* The server's only thread waits for itself. */
-TEST_F_TIMEOUT(killable, server_waits_for_itself, TEST_TIMEOUT)
+TEST_F(killable, server_waits_for_itself)
 {
 	start_server(_metadata, &self->p, &self->s, life_own_mount, NULL);
 	ASSERT_TRUE(conn_waiting_becomes(self->p.conn, 1));
@@ -511,7 +511,7 @@ static int life_handler(struct puppet *p, const void *arg)
 	}
 }
 
-TEST_F_TIMEOUT(handler, sleeps, TEST_TIMEOUT)
+TEST_F(handler, sleeps)
 {
 	start_server(_metadata, &self->p, &self->s, life_handler,
 		     &variant->deep);
@@ -598,7 +598,7 @@ static int stat_own_mount(struct puppet_thread *t)
 }
 
 /* Also when it is the one that has committed last. */
-TEST_F_TIMEOUT(own, another_thread_answers, TEST_TIMEOUT)
+TEST_F(own, another_thread_answers)
 {
 	struct requester r;
 	unsigned int i;
@@ -635,7 +635,7 @@ static int stat_and_serve(struct puppet_thread *t)
 }
 
 /* Nor do others wait for a thread that waits. */
-TEST_F_TIMEOUT(own, between_requests, TEST_TIMEOUT)
+TEST_F(own, between_requests)
 {
 	struct requester r;
 	unsigned int i;
@@ -936,7 +936,7 @@ static void waiters_end(struct __test_metadata *_metadata,
 			end_client(_metadata, &self->r[i], 0);
 }
 
-TEST_F_TIMEOUT(locks, holder_goes_on, TEST_TIMEOUT)
+TEST_F(locks, holder_goes_on)
 {
 	holder_does(_metadata, self, STEP_STAT);
 	holder_does(_metadata, self, STEP_WRITE);
@@ -946,7 +946,7 @@ TEST_F_TIMEOUT(locks, holder_goes_on, TEST_TIMEOUT)
 }
 
 /* The server has never seen it, and has nothing to do with its end. */
-TEST_F_TIMEOUT(locks, signal_ends_who_has_no_slot, TEST_TIMEOUT)
+TEST_F(locks, signal_ends_who_has_no_slot)
 {
 	struct requester *last = &self->r[self->nr - 1];
 	bool stop = transport_rings(variant->transport);
@@ -964,7 +964,7 @@ TEST_F_TIMEOUT(locks, signal_ends_who_has_no_slot, TEST_TIMEOUT)
 	waiters_end(_metadata, self);
 }
 
-TEST_F_TIMEOUT(locks, signals_end_all, TEST_TIMEOUT)
+TEST_F(locks, signals_end_all)
 {
 	unsigned int i;
 
@@ -978,7 +978,7 @@ TEST_F_TIMEOUT(locks, signals_end_all, TEST_TIMEOUT)
 }
 
 /* Its FLUSH and RELEASE cannot be killed, so they must not wait for waiters. */
-TEST_F_TIMEOUT(locks, holder_is_killed, TEST_TIMEOUT)
+TEST_F(locks, holder_is_killed)
 {
 	self->share->owners = 0;
 	kill(self->holder.pid, SIGKILL);
@@ -986,7 +986,7 @@ TEST_F_TIMEOUT(locks, holder_is_killed, TEST_TIMEOUT)
 	waiters_end(_metadata, self);
 }
 
-TEST_F_TIMEOUT(locks, waiters_are_killed, TEST_TIMEOUT)
+TEST_F(locks, waiters_are_killed)
 {
 	unsigned int i;
 
@@ -1107,7 +1107,7 @@ static void empty_queue(struct __test_metadata *_metadata,
 		EXPECT_EQ(0, requester_join(&self->reader[i]));
 }
 
-TEST_F_TIMEOUT(idle, queue_serves_its_neighbour, TEST_TIMEOUT)
+TEST_F(idle, queue_serves_its_neighbour)
 {
 	fill_queue(_metadata, self, &variant->kind);
 	ASSERT_EQ(0, puppet_thread_start(&self->t[1], &self->p));
@@ -1118,7 +1118,7 @@ TEST_F_TIMEOUT(idle, queue_serves_its_neighbour, TEST_TIMEOUT)
 }
 
 /* It looks for those who wait already. */
-TEST_F_TIMEOUT(idle, queue_finds_who_waits, TEST_TIMEOUT)
+TEST_F(idle, queue_finds_who_waits)
 {
 	fill_queue(_metadata, self, &variant->kind);
 	/* Its slots are all there is; over /dev/fuse the reader goes on. */
@@ -1154,7 +1154,7 @@ static bool blocked_become(struct puppet_thread *t, unsigned int nr)
 }
 
 /* Eight threads with two slots each, of one queue; more and more are blocked. */
-TEST_F_TIMEOUT(idle, threads_stand_in_for_blocked, TEST_TIMEOUT)
+TEST_F(idle, threads_stand_in_for_blocked)
 {
 	unsigned int i;
 
@@ -1304,7 +1304,7 @@ static int request_aio(const void *path)
 	return err;
 }
 
-TEST_F_TIMEOUT(depth, is_that_of_dev, TEST_TIMEOUT)
+TEST_F(depth, is_that_of_dev)
 {
 	struct requester r;
 	int ret;
@@ -1456,7 +1456,7 @@ static void others_are_served(struct __test_metadata *_metadata,
 	ASSERT_EQ(0, puppet_serve(&self->p, &r));
 }
 
-TEST_F_TIMEOUT(served, after_io_uring_is_closed, TEST_TIMEOUT)
+TEST_F(served, after_io_uring_is_closed)
 {
 	struct puppet_held again = { 0 };
 	unsigned int i;
@@ -1475,7 +1475,7 @@ TEST_F_TIMEOUT(served, after_io_uring_is_closed, TEST_TIMEOUT)
 }
 
 /* The task still has its requests, and may answer them by another io_uring. */
-TEST_F_TIMEOUT(served, by_another_io_uring, TEST_TIMEOUT)
+TEST_F(served, by_another_io_uring)
 {
 	unsigned int i;
 
@@ -1568,7 +1568,7 @@ static void start_fated(struct __test_metadata *_metadata,
 }
 
 /* The other thread reads /dev/fuse, so the test does not. */
-TEST_F_TIMEOUT(served, after_first_thread_ends, TEST_TIMEOUT)
+TEST_F(served, after_first_thread_ends)
 {
 	struct fate fate = { 0 };
 	struct requester r;
@@ -1596,7 +1596,7 @@ static void served_by_test(struct __test_metadata *_metadata,
 }
 
 /* The threads that do not exec end. */
-TEST_F_TIMEOUT(served, after_other_thread_execs, TEST_TIMEOUT)
+TEST_F(served, after_other_thread_execs)
 {
 	struct fate fate = { .execs = true };
 
@@ -1605,7 +1605,7 @@ TEST_F_TIMEOUT(served, after_other_thread_execs, TEST_TIMEOUT)
 }
 
 /* It has the slots, and goes on as the process's first one. */
-TEST_F_TIMEOUT(served, after_serving_thread_execs, TEST_TIMEOUT)
+TEST_F(served, after_serving_thread_execs)
 {
 	struct fate fate = { .execs = true, .slots_of_other = true };
 
@@ -1681,7 +1681,7 @@ static void __attribute__((constructor)) main_again(void)
 	_exit(serve_for_ever(p));
 }
 
-TEST_F_TIMEOUT(served, by_the_next_program, TEST_TIMEOUT)
+TEST_F(served, by_the_next_program)
 {
 	struct requester r;
 	unsigned int i;
@@ -1777,7 +1777,7 @@ static void release_is_sent_to(struct __test_metadata *_metadata,
  * the server's CPU.  It is queued on its own CPU's queue and counted there, also
  * when a thread of the other one takes it.
  */
-TEST_F_TIMEOUT(birthplace, of_background_requests, TEST_TIMEOUT)
+TEST_F(birthplace, of_background_requests)
 {
 	const struct puppet_io ahead = {
 		.path = FILE2,
@@ -1930,7 +1930,7 @@ static int storm(struct puppet_thread *t)
 	return ret == -ENOENT ? 0 : ret;
 }
 
-TEST_F_TIMEOUT(bounded, notifications_that_fail, TEST_TIMEOUT)
+TEST_F(bounded, notifications_that_fail)
 {
 	struct fuse_notify_inval_inode_out root = { .ino = FUSE_ROOT_ID };
 	struct requester r;
@@ -2075,7 +2075,7 @@ static void lose_many(struct __test_metadata *_metadata, struct puppet *p,
 		pthread_join(thread[i], NULL);
 }
 
-TEST_F_TIMEOUT(dead, threads_and_resend, TEST_TIMEOUT)
+TEST_F(dead, threads_and_resend)
 {
 	static struct puppet_req req;
 	struct requester r, other;
@@ -2207,7 +2207,7 @@ static bool interrupts_blocked(struct __test_metadata *_metadata,
 	return true;
 }
 
-TEST_F_TIMEOUT(interrupts, come_by_idle_thread, TEST_TIMEOUT)
+TEST_F(interrupts, come_by_idle_thread)
 {
 	__u64 end = now_ms() + TEST_WAIT_MS;
 	bool ring = is_ring(&variant->kind);
