@@ -173,6 +173,7 @@ kernel_doc_clean() {
 }
 
 # FILE_PATH_CHANGES asks whether MAINTAINERS has the new files: one patch has them all, and maintained() looks.
+# UNKNOWN_COMMIT_ID asks a history, which the unpacked tree has not.
 # checkpatch of all patches that are not known to be clean, several at a time; checkpatch looks at one's result.
 checkpatch_all() {
 	local p
@@ -182,7 +183,7 @@ checkpatch_all() {
 	for p in "${patches[@]}"; do
 		[ -f "$(remembered "checkpatch $p" "$(cat "$FU_TOP/patches/$p")" checkpatch)" ] || printf '%s\n' "$p"
 	done | (cd "$tree" && xargs -P "$FU_JOBS" -I '{}' sh -c \
-		"scripts/checkpatch.pl --strict --show-types --ignore FILE_PATH_CHANGES '$FU_TOP/patches/{}' >'$lint/checkpatch/{}' 2>&1 || :")
+		"scripts/checkpatch.pl --strict --show-types --ignore FILE_PATH_CHANGES,UNKNOWN_COMMIT_ID '$FU_TOP/patches/{}' >'$lint/checkpatch/{}' 2>&1 || :")
 }
 checkpatch() {
 	sed '/^NOTE: /,$d' "$lint/checkpatch/$1"

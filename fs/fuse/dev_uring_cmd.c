@@ -169,8 +169,6 @@ fuse_uring_try_commit(struct io_uring_cmd *cmd, struct fuse_conn *fc,
 
 	if (unlikely(ureq.flags && !new))
 		return -EAGAIN;
-	if (new && ureq.flags & ~FUSE_URING_COMMIT_ONLY)
-		return -EOPNOTSUPP;
 
 	rcu_read_lock();
 	slot = fuse_uring_find_slot(fuse_uring_rcu(fc), ureq);
@@ -222,9 +220,9 @@ unlock:
 /* Commit with flags, or by another thread than the one that has the request */
 static noinline int fuse_uring_commit_other(struct io_uring_cmd *cmd,
 					    struct fuse_conn *fc,
+					    struct fuse_uring_slot_cmd ureq,
 					    unsigned int issue_flags)
 {
-	const struct fuse_uring_slot_cmd ureq = fuse_uring_read_cmd(cmd);
 	struct fuse_uring_thread *new = NULL;
 	int ret;
 
@@ -244,13 +242,11 @@ static noinline int fuse_uring_commit_other(struct io_uring_cmd *cmd,
 
 /* FETCH, NOTIFY and DETACH */
 static int fuse_uring_do_cmd(struct io_uring_cmd *cmd, struct fuse_uring *uring,
+			     struct fuse_uring_slot_cmd ureq,
 			     unsigned int issue_flags)
 {
-	struct fuse_uring_slot_cmd ureq = fuse_uring_read_cmd(cmd);
 	struct fuse_uring_slot *slot;
 
-	if (ureq.flags)
-		return -EOPNOTSUPP;
 	if (uring->user)
 		return fuse_uring_slot_error(uring->fc);
 	if (ureq.commit_id ||
@@ -270,16 +266,18 @@ static int fuse_uring_do_cmd(struct io_uring_cmd *cmd, struct fuse_uring *uring,
 	return READ_ONCE(slot->queue->stopped) ? -ENOTCONN : 0;
 }
 
-static bool fuse_uring_knows(u32 cmd_op)
+static bool fuse_uring_knows(u32 cmd_op, u32 flags)
 {
 	switch (cmd_op) {
 	case FUSE_IO_URING_CMD_REGISTER:
 	case FUSE_IO_URING_CMD_COMMIT_AND_FETCH:
-	case FUSE_URING_REQ_FETCH:
+		return true;
 	case FUSE_URING_REQ_COMMIT_AND_FETCH:
+		return !(flags & ~FUSE_URING_COMMIT_ONLY);
+	case FUSE_URING_REQ_FETCH:
 	case FUSE_URING_REQ_NOTIFY:
 	case FUSE_URING_REQ_DETACH:
-		return true;
+		return !flags;
 	default:
 		return false;
 	}
@@ -301,9 +299,11 @@ static noinline int fuse_uring_other_cmd(struct io_uring_cmd *cmd,
 					 unsigned int issue_flags)
 {
 	struct fuse_dev *fud = fuse_get_dev(cmd->file);
+	struct fuse_uring_slot_cmd ureq;
 	struct fuse_uring *uring;
 	int ret;
 
+	/* Here the SQE is not valid any more */
 	if (issue_flags & IO_URING_F_CANCEL) {
 		if (cmd->cmd_op == FUSE_URING_REQ_NOTIFY)
 			fuse_uring_notify_cancel(cmd);
@@ -311,7 +311,8 @@ static noinline int fuse_uring_other_cmd(struct io_uring_cmd *cmd,
 			fuse_uring_cancel(cmd);
 		return 0;
 	}
-	if (!fuse_uring_knows(cmd->cmd_op))
+	ureq = fuse_uring_read_cmd(cmd);
+	if (!fuse_uring_knows(cmd->cmd_op, ureq.flags))
 		return fud && READ_ONCE(fud->fc->uring_user) ? -EINVAL :
 			-EOPNOTSUPP;
 	if (!fud)
@@ -330,12 +331,13 @@ static noinline int fuse_uring_other_cmd(struct io_uring_cmd *cmd,
 	    cmd->cmd_op == FUSE_IO_URING_CMD_COMMIT_AND_FETCH)
 		return fuse_uring_user_cmd(cmd, fud, issue_flags);
 	if (cmd->cmd_op == FUSE_URING_REQ_COMMIT_AND_FETCH)
-		return fuse_uring_commit_other(cmd, fud->fc, issue_flags);
+		return fuse_uring_commit_other(cmd, fud->fc, ureq,
+					       issue_flags);
 
 	uring = fuse_uring_get(fud->fc);
 	if (!uring)
 		return fuse_uring_slot_error(fud->fc);
-	ret = fuse_uring_do_cmd(cmd, uring, issue_flags);
+	ret = fuse_uring_do_cmd(cmd, uring, ureq, issue_flags);
 	fuse_uring_put(uring);
 
 	return ret;
@@ -357,7 +359,7 @@ int fuse_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
 	ret = fuse_uring_try_commit(cmd, fud->fc, fuse_uring_read_cmd(cmd),
 				    NULL, issue_flags);
 	if (unlikely(ret == -EAGAIN))
-		return fuse_uring_commit_other(cmd, fud->fc, issue_flags);
+		return fuse_uring_other_cmd(cmd, issue_flags);
 
 	return ret;
 }

@@ -670,9 +670,8 @@ void fuse_uring_resend(struct fuse_conn *fc)
 		req->uring_since = jiffies;
 		req->uring_moved = 0;
 	}
-	/* And what was read from /dev/fuse */
-	if (uring->active)
-		list_splice_tail_init(&fiq->pending, &again);
+	/* And what was read from /dev/fuse.  The rest was sent later. */
+	list_splice_tail_init(&fiq->pending, &again);
 	fuse_uring_move_pending(uring, &again);
 	fuse_uring_update_locked(uring);
 	spin_unlock(&fiq->lock);

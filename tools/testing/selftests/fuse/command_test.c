@@ -558,6 +558,38 @@ TEST_F(command, unknown)
 	EXPECT_EQ(0, goes_on(&self->p, &self->r, &req));
 }
 
+/* A flag that is not known is as a command that is not, without a ring too. */
+TEST(unknown_flags)
+{
+	static const __u32 ops[] = {
+		FETCH, COMMIT, FUSE_URING_REQ_NOTIFY, FUSE_URING_REQ_DETACH
+	};
+	const char *why = test_prepare(TRANSPORT_RING);
+	struct fuse_uring_slot_cmd cmd = { .flags = 1U << 31 };
+	struct puppet_options opt = { .transport = TRANSPORT_RING };
+	struct puppet p;
+	unsigned int i;
+
+	if (why)
+		SKIP(return, "%s", why);
+	ASSERT_EQ(0, puppet_open(&p, &opt));
+	ASSERT_EQ(0, puppet_uring(&p));
+	for (i = 0; i < ARRAY_SIZE(ops); i++) {
+		EXPECT_EQ(-EOPNOTSUPP, puppet_command_now(&p, ops[i], &cmd));
+		cmd.flags = 0;
+		EXPECT_EQ(-ENOTCONN, puppet_command_now(&p, ops[i], &cmd));
+		cmd.flags = 1U << 31;
+	}
+	ASSERT_EQ(0, puppet_mount(&p));
+	for (i = 0; i < ARRAY_SIZE(ops); i++) {
+		EXPECT_EQ(-EOPNOTSUPP, puppet_command_now(&p, ops[i], &cmd));
+		cmd.flags = 0;
+		EXPECT_EQ(-ENXIO, puppet_command_now(&p, ops[i], &cmd));
+		cmd.flags = 1U << 31;
+	}
+	puppet_stop(&p);
+}
+
 /* From one of io_uring's own threads. */
 TEST_F(command, async)
 {

@@ -90,8 +90,8 @@ static __u64 answer(char *map, unsigned int slot)
 	ret = handle(&in, hdr->op_in, map + hdr->payload_offset);
 	pthread_mutex_unlock(&lock);
 	out->unique = in.unique;
-	out->error = ret < 0 ? ret : 0;
-	hdr->payload_sz = ret < 0 ? 0 : ret;
+	out->error = MIN(ret, 0);
+	hdr->payload_sz = MAX(ret, 0);
 	return hdr->commit_id;
 }
 

@@ -1142,6 +1142,32 @@ TEST_F(ring, killed_after_detach)
 	EXPECT_TRUE(conn_waiting_becomes(self->p.conn, 0));
 }
 
+/* Without slots, requests are sent again before those that are newer. */
+TEST_F(ring, resent_to_dev_first)
+{
+	struct plan plan = { .opcode = FUSE_GETATTR, .hold = 1 };
+	static struct puppet_req req;
+	struct requester r;
+
+	ASSERT_EQ(0, server_start(&self->s, &self->p, &plan));
+	ASSERT_EQ(0, requester_start(&self->r, request_stat, TEST_MNT));
+	ASSERT_EQ(0, server_holds(&self->s));
+	EXPECT_EQ(-SIGKILL, server_kill(&self->s));
+	ASSERT_EQ(0, requester_start(&r, request_stat, FILE2));
+	EXPECT_TRUE(conn_waiting_becomes(self->p.conn, 2));
+	ASSERT_EQ(0, puppet_uring(&self->p));
+	ASSERT_EQ(0, resend(&self->p));
+	ASSERT_EQ(PUPPET_REQUEST,
+		  puppet_next(&self->p, &req, TEST_WAIT_MS));
+	EXPECT_FALSE(req.ring);
+	EXPECT_EQ(FUSE_GETATTR, req.in.opcode);
+	EXPECT_NE(0, req.in.unique & FUSE_UNIQUE_RESEND);
+	ASSERT_EQ(0, puppet_answer(&self->p, &req));
+	EXPECT_EQ(0, puppet_serve(&self->p, &self->r));
+	EXPECT_EQ(0, puppet_serve(&self->p, &r));
+	EXPECT_TRUE(conn_waiting_becomes(self->p.conn, 0));
+}
+
 /* What a reader of /dev/fuse has died with comes to the ring, too. */
 TEST_F(ring, resend_from_dev)
 {
