@@ -3,7 +3,7 @@
 # ACCEL=kvm|tcg chooses QEMU's accelerator, FU_NO_INSTALL=1 never installs a package.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint shell export clean vmtest mail profile flaky affinity locks bigvm interop arch
+.PHONY: help run test lint shell export clean vmtest mail profile flaky affinity locks bigvm interop arch bisect
 
 help: ## list the verbs
 	@sed -nE 's/^([a-z]+): ## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
@@ -49,6 +49,9 @@ interop: ## real clients in a small Debian over /dev/fuse and the ring: make int
 
 arch: ## run tests on emulated arm64 with 64 KiB pages and on big-endian s390x
 	@scripts/arch.sh
+
+bisect: ## every patch builds in three configurations, boots and passes the selftests that it has (hours)
+	@scripts/bisect.sh
 
 clean: ## remove build output (build/linux and the cache stay)
 	@scripts/clean.sh

@@ -582,7 +582,6 @@ int fuse_uring_mem_map(struct fuse_uring_mem *mem, struct vm_area_struct *vma);
 
 /* dev_uring_pool.c */
 int fuse_uring_pool_init(struct fuse_uring_queue *queue);
-void fuse_uring_slot_own_area(struct fuse_uring_slot *slot);
 bool fuse_uring_pool_take(struct fuse_uring_slot *slot, unsigned int size,
 			  enum fuse_uring_kind kind);
 void fuse_uring_pool_give(struct fuse_uring_slot *slot);
@@ -607,12 +606,15 @@ bool fuse_uring_copy_out_args(const struct fuse_uring_slot *slot,
 bool fuse_uring_fault_in(struct fuse_uring_slot *slot, u32 payload_sz);
 
 /* dev_uring_slot.c */
+void fuse_uring_slot_own_area(struct fuse_uring_slot *slot);
 void fuse_uring_slot_drop(struct fuse_uring_slot *slot, int ret);
 void fuse_uring_slot_orphan(struct fuse_uring_slot *slot);
 struct fuse_req *fuse_uring_slot_revoke(struct fuse_uring_slot *slot);
 struct fuse_uring_thread *
 fuse_uring_thread_alloc(struct fuse_uring_queue *queue,
 			struct io_uring_cmd *cmd);
+struct fuse_uring_thread *fuse_uring_new_thread(struct io_uring_cmd *cmd,
+						struct fuse_conn *fc, u16 qid);
 void fuse_uring_thread_free(struct fuse_uring_thread *thread);
 struct fuse_uring_thread *fuse_uring_thread_find(struct fuse_uring_queue *queue,
 						 struct io_uring_cmd *cmd,
@@ -731,8 +733,6 @@ int fuse_uring_notify(struct io_uring_cmd *cmd, struct fuse_uring *uring,
 void fuse_uring_notify_cancel(struct io_uring_cmd *cmd);
 
 /* dev_uring_user.c */
-struct fuse_uring_thread *fuse_uring_new_thread(struct io_uring_cmd *cmd,
-						struct fuse_conn *fc, u16 qid);
 int fuse_uring_user_cmd(struct io_uring_cmd *cmd, struct fuse_dev *fud,
 			unsigned int issue_flags);
 

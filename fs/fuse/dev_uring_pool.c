@@ -32,25 +32,6 @@ int fuse_uring_pool_init(struct fuse_uring_queue *queue)
 	return 0;
 }
 
-/* Place the payload in the slot's own area */
-void fuse_uring_slot_own_area(struct fuse_uring_slot *slot)
-{
-	struct fuse_uring *uring = slot->queue->uring;
-
-	slot->buf_type = FUSE_URING_BUF_OWN;
-	if (slot->is_control) {
-		slot->payload_room = FUSE_URING_CONTROL_AREA;
-		slot->payload_offset = uring->control_offset +
-			(slot->index - uring->queue_depth) *
-			FUSE_URING_CONTROL_AREA;
-	} else {
-		slot->payload_room = uring->small_size;
-		slot->payload_offset = uring->payload_offset +
-			slot->index * uring->small_size;
-	}
-	slot->payload = slot->queue->mem->addr + slot->payload_offset;
-}
-
 static void fuse_uring_pool_place(struct fuse_uring_slot *slot,
 				  enum fuse_uring_buf_type type, u64 offset,
 				  u32 room)

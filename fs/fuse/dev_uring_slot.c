@@ -3,7 +3,6 @@
  * FUSE over io_uring: slots and the threads that serve them.
  */
 #include "dev_uring_slot.h"
-#include "fuse_trace.h"
 
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
@@ -38,6 +37,23 @@ fuse_uring_thread_alloc(struct fuse_uring_queue *queue,
 	}
 
 	return thread;
+}
+
+/* Allocate a thread for the queue @qid, see fuse_uring_thread_alloc() */
+struct fuse_uring_thread *fuse_uring_new_thread(struct io_uring_cmd *cmd,
+						struct fuse_conn *fc, u16 qid)
+{
+	struct fuse_uring *uring = fuse_uring_get(fc);
+	struct fuse_uring_thread *thread = NULL;
+
+	if (!uring)
+		return ERR_PTR(-ENOTCONN);
+
+	if (qid < uring->nr_queues)
+		thread = fuse_uring_thread_alloc(uring->queues[qid], cmd);
+	fuse_uring_put(uring);
+
+	return thread ?: ERR_PTR(-ENOMEM);
 }
 
 /* Free a thread that has not been added to its queue, or has left it */
@@ -144,6 +160,25 @@ again:
 	fuse_uring_thread_update(thread, true);
 
 	return thread;
+}
+
+/* Place the payload in the slot's own area */
+void fuse_uring_slot_own_area(struct fuse_uring_slot *slot)
+{
+	struct fuse_uring *uring = slot->queue->uring;
+
+	slot->buf_type = FUSE_URING_BUF_OWN;
+	if (slot->is_control) {
+		slot->payload_room = FUSE_URING_CONTROL_AREA;
+		slot->payload_offset = uring->control_offset +
+			(slot->index - uring->queue_depth) *
+			FUSE_URING_CONTROL_AREA;
+	} else {
+		slot->payload_room = uring->small_size;
+		slot->payload_offset = uring->payload_offset +
+			slot->index * uring->small_size;
+	}
+	slot->payload = slot->queue->mem->addr + slot->payload_offset;
 }
 
 /* Revoke the request, or NULL, of a HELD or ORPHAN slot */

@@ -90,23 +90,6 @@ struct fuse_uring_reply_area {
 	u32 payload_sz;
 };
 
-/* Allocate a thread for the queue @qid, see fuse_uring_thread_alloc() */
-struct fuse_uring_thread *fuse_uring_new_thread(struct io_uring_cmd *cmd,
-						struct fuse_conn *fc, u16 qid)
-{
-	struct fuse_uring *uring = fuse_uring_get(fc);
-	struct fuse_uring_thread *thread = NULL;
-
-	if (!uring)
-		return ERR_PTR(-ENOTCONN);
-
-	if (qid < uring->nr_queues)
-		thread = fuse_uring_thread_alloc(uring->queues[qid], cmd);
-	fuse_uring_put(uring);
-
-	return thread ?: ERR_PTR(-ENOMEM);
-}
-
 /*
  * Returns -EFAULT if memory has to be faulted in, -EAGAIN if the thread is not
  * known to the queue and @new is not usable.
