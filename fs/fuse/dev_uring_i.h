@@ -172,6 +172,7 @@ struct fuse_uring_slot {
 	bool commit_only;	/* detached by FUSE_URING_COMMIT_ONLY */
 	u8 buf_type;		/* enum fuse_uring_buf_type */
 	u16 nr_chunks;		/* BUF_SHARED only */
+	struct task_struct *owner;	/* ORPHAN with pool memory: who had it */
 	u32 payload_room;	/* bytes */
 	struct fuse_uring_thread *thread;	/* NULL in IDLE and ORPHAN */
 	struct io_uring_cmd *cmd;
@@ -258,6 +259,7 @@ struct fuse_uring_pool {
 	unsigned long *chunks;	/* bitmap of chunks in use */
 	unsigned int nr_free;	/* chunks */
 	unsigned int nr_shared;	/* slots that have chunks */
+	unsigned int nr_owned;	/* slots that have an ->owner */
 	u8 turn;		/* kind with a reservation, or NR_KINDS */
 	bool sync_used;		/* buffer reserved for synchronous requests */
 	bool writeback_used;	/* buffer reserved for writeback */
@@ -609,6 +611,7 @@ bool fuse_uring_fault_in(struct fuse_uring_slot *slot, u32 payload_sz);
 void fuse_uring_slot_own_area(struct fuse_uring_slot *slot);
 void fuse_uring_slot_drop(struct fuse_uring_slot *slot, int ret);
 void fuse_uring_slot_orphan(struct fuse_uring_slot *slot);
+void fuse_uring_slot_disown(struct fuse_uring_slot *slot);
 struct fuse_req *fuse_uring_slot_revoke(struct fuse_uring_slot *slot);
 struct fuse_uring_thread *
 fuse_uring_thread_alloc(struct fuse_uring_queue *queue,

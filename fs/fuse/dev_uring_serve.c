@@ -352,9 +352,7 @@ fuse_uring_commit_begin(struct fuse_uring_slot *slot,
 			struct fuse_uring_thread *thread, unsigned int i)
 {
 	if (unlikely(slot->state == FUSE_URING_SLOT_ORPHAN)) {
-		/* See fuse_uring_slot_orphan() */
-		if (!slot->payload_room)
-			fuse_uring_slot_own_area(slot);
+		fuse_uring_slot_disown(slot);
 		fuse_uring_slot_bind(slot, thread);
 		__fuse_uring_slot_move(slot, FUSE_URING_SLOT_ORPHAN,
 				       FUSE_URING_SLOT_COMMIT, i);

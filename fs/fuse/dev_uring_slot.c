@@ -186,9 +186,7 @@ struct fuse_req *fuse_uring_slot_revoke(struct fuse_uring_slot *slot)
 {
 	struct fuse_req *req = fuse_uring_slot_release(slot);
 
-	/* See fuse_uring_slot_orphan() */
-	if (!slot->payload_room)
-		fuse_uring_slot_own_area(slot);
+	fuse_uring_slot_disown(slot);
 	fuse_uring_message_end(slot);
 	fuse_uring_slot_move(slot, slot->state, FUSE_URING_SLOT_IDLE);
 	if (req) {
@@ -223,23 +221,54 @@ void fuse_uring_slot_drop(struct fuse_uring_slot *slot, int ret)
 
 /*
  * The thread of a HELD slot has ended.  Give its credit back, as requests of
- * others must not wait for it.  If its process is dead, give its pool memory
- * back as well: nobody can commit a payload any more.
+ * others must not wait for it.  The rest of its process may write to its pool
+ * memory until it is dead, see fuse_uring_owners_reap().
  */
 void fuse_uring_slot_orphan(struct fuse_uring_slot *slot)
 {
-	struct task_struct *task = slot->thread->task;
-	bool dead = READ_ONCE(task->flags) & PF_EXITING &&
-		(READ_ONCE(task->signal->flags) & SIGNAL_GROUP_EXIT ||
-		 thread_group_empty(task));
-
 	fuse_uring_message_end(slot);
 	fuse_uring_slot_give_credit_back(slot);
-	if (dead && slot->buf_type != FUSE_URING_BUF_OWN) {
+	if (slot->buf_type != FUSE_URING_BUF_OWN) {
+		slot->owner = get_task_struct(slot->thread->task);
+		slot->queue->pool.nr_owned++;
+	}
+	fuse_uring_slot_move(slot, FUSE_URING_SLOT_HELD, FUSE_URING_SLOT_ORPHAN);
+}
+
+static void fuse_uring_slot_put_owner(struct fuse_uring_slot *slot)
+{
+	put_task_struct(slot->owner);
+	slot->owner = NULL;
+	slot->queue->pool.nr_owned--;
+}
+
+/* The slot is about to be ORPHAN no more.  It has memory again. */
+void fuse_uring_slot_disown(struct fuse_uring_slot *slot)
+{
+	if (slot->owner)
+		fuse_uring_slot_put_owner(slot);
+	if (!slot->payload_room)
+		fuse_uring_slot_own_area(slot);
+}
+
+/*
+ * Give back the pool memory that dead processes had: nobody can commit a
+ * payload any more.
+ */
+static void fuse_uring_owners_reap(struct fuse_uring_queue *queue)
+{
+	struct fuse_uring_slot *slot;
+
+	if (!queue->pool.nr_owned)
+		return;
+
+	fuse_uring_for_each_slot(slot, queue) {
+		if (!slot->owner || atomic_read(&slot->owner->signal->live))
+			continue;
+		fuse_uring_slot_put_owner(slot);
 		fuse_uring_pool_give(slot);
 		slot->payload_room = 0;
 	}
-	fuse_uring_slot_move(slot, FUSE_URING_SLOT_HELD, FUSE_URING_SLOT_ORPHAN);
 }
 
 /*
@@ -290,6 +319,7 @@ void fuse_uring_threads_reap(struct fuse_uring_queue *queue)
 		if (fuse_uring_thread_is_dead(thread))
 			fuse_uring_thread_end(thread);
 	}
+	fuse_uring_owners_reap(queue);
 }
 
 /* Start the timer, see fuse_uring_tick().  Called under queue->lock. */

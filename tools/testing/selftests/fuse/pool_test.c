@@ -13,8 +13,10 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 
 #include "../kselftest_harness.h"
 #include "common.h"
@@ -1122,9 +1124,14 @@ TEST_F(pool, killed_while_it_waits)
 
 TEST_F(pool, abort_ends_those_that_wait)
 {
+	long waited;
+
 	HOLD_ALL();
+	waited = ring_queues_stat(self->p.conn, "pending");
 	ASSERT_EQ(0, requester_start(&self->r[1], request_read, &large_read));
 	EXPECT_TRUE(puppet_none(&self->p, FUSE_READ));
+	EXPECT_TRUE(ring_queues_stat_becomes(self->p.conn, "pending",
+					     waited + 1));
 	ASSERT_EQ(0, conn_abort(self->p.conn));
 	EXPECT_EQ(ECONNABORTED, requester_join(&self->r[0]));
 	EXPECT_EQ(ECONNABORTED, requester_join(&self->r[1]));
@@ -1685,31 +1692,38 @@ static int mate_process(struct puppet *p, int ready)
 		pause();
 }
 
-TEST_F(two_pools, process_is_killed)
+/* Start a process that serves queue 1, let it fill the pool; how many it holds */
+static unsigned int start_mate(struct __test_metadata *_metadata,
+			       struct _test_data_two_pools *self,
+			       struct requester *mate)
 {
-	struct requester mate;
 	unsigned int nr = 0;
 	int fds[2];
 	char c;
 
-	ASSERT_EQ(0, pipe(fds));
+	EXPECT_EQ(0, pipe(fds));
 	fflush(NULL);
-	mate.pid = fork();
-	ASSERT_LE(0, mate.pid);
-	if (!mate.pid) {
+	mate->pid = fork();
+	EXPECT_LE(0, mate->pid);
+	if (!mate->pid) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		_exit(mate_process(&self->p, fds[1]));
 	}
 	close(fds[1]);
-	mate.pidfd = syscall(SYS_pidfd_open, mate.pid, 0);
-	ASSERT_LE(0, mate.pidfd);
-	ASSERT_EQ(1, read(fds[0], &c, 1));
+	mate->pidfd = syscall(SYS_pidfd_open, mate->pid, 0);
+	EXPECT_LE(0, mate->pidfd);
+	EXPECT_EQ(1, read(fds[0], &c, 1));
 	start_readers(_metadata, self);
-	ASSERT_EQ(sizeof(nr), read(fds[0], &nr, sizeof(nr)));
-	ASSERT_GT(READERS, nr);
-	kill(mate.pid, SIGKILL);
-	ASSERT_EQ(-SIGKILL, requester_join(&mate));
+	EXPECT_EQ(sizeof(nr), read(fds[0], &nr, sizeof(nr)));
+	EXPECT_GT(READERS, nr);
+	close(fds[0]);
+	return nr;
+}
 
+/* What a dead mate held, which was @nr requests, is sent again. */
+static void without_mate(struct __test_metadata *_metadata,
+			 struct _test_data_two_pools *self, unsigned int nr)
+{
 	/* Those that waited come by themselves, the others when asked for. */
 	come_by_queue_0(_metadata, &self->p, READERS - nr, false);
 	release_stat(_metadata, self);
@@ -1722,6 +1736,38 @@ TEST_F(two_pools, process_is_killed)
 	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 1, "pool_used"));
 	EXPECT_EQ(0, ring_stat(self->p.conn, "requests_dev"));
 	all_well(_metadata, &self->p);
+}
+
+TEST_F(two_pools, process_is_killed)
+{
+	struct requester mate;
+	unsigned int nr;
+
+	nr = start_mate(_metadata, self, &mate);
+	kill(mate.pid, SIGKILL);
+	ASSERT_EQ(-SIGKILL, requester_join(&mate));
+	without_mate(_metadata, self, nr);
+}
+
+/* It keeps what it writes to until no thread of it can write any more. */
+TEST_F(two_pools, process_dies_slowly)
+{
+	struct requester mate;
+	unsigned int nr;
+	int status;
+
+	nr = start_mate(_metadata, self, &mate);
+	ASSERT_EQ(0, ptrace(PTRACE_SEIZE, mate.pid, NULL, PTRACE_O_TRACEEXIT));
+	kill(mate.pid, SIGKILL);
+	ASSERT_EQ(mate.pid, waitpid(mate.pid, &status, 0));
+	ASSERT_TRUE(WIFSTOPPED(status));
+	ASSERT_EQ(SIGTRAP | PTRACE_EVENT_EXIT << 8, status >> 8);
+	EXPECT_EQ(nr, ring_queue_stat(self->p.conn, 1, "pool_requests"));
+	EXPECT_EQ(0, ring_queue_stat(self->p.conn, 1, "threads"));
+
+	ASSERT_EQ(0, ptrace(PTRACE_CONT, mate.pid, NULL, 0));
+	ASSERT_EQ(-SIGKILL, requester_join(&mate));
+	without_mate(_metadata, self, nr);
 }
 
 /*
